@@ -1,0 +1,249 @@
+//! Claims: strict JSON, parsed once, read by matching and conditions alike.
+//!
+//! Two readers that disagree about a document are how strangers get in, so whatever parsers disagree about is refused:
+//! duplicate members, members that differ from a registered claim only by case, deep nesting, trailing bytes.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting of claims that is accepted.
+pub const DEPTH_MAX: usize = 16;
+/// Deepest nesting of any other JSON from a stranger (JOSE headers, AWS documents).
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Longest array inside claims: conditions iterate over them.
+pub const ARRAY_MAX: usize = 1_000;
+
+/// The claims with a meaning of their own (RFC 7519 section 4.1); no other member may spell one in another case.
+pub const REGISTERED: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+
+/// A JSON object that passed the strict parser.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Claims(Map<String, Value>);
+
+/// Why bytes are not acceptable claims. Tells a caller about its own token only.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ClaimsError(pub String);
+
+impl Claims {
+    /// Parses a JWT payload or an admin's sample claims.
+    ///
+    /// # Errors
+    /// When the bytes are not one JSON object in UTF-8, hold a member twice, hold a case twin of a registered claim,
+    /// nest deeper than [`DEPTH_MAX`] or hold an array longer than [`ARRAY_MAX`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
+        let object = parse_object(bytes, DEPTH_MAX, ARRAY_MAX)?;
+        for name in object.keys() {
+            if let Some(twin) = REGISTERED.iter().find(|r| name != *r && name.eq_ignore_ascii_case(r)) {
+                return Err(ClaimsError(format!(
+                    "the member '{}' differs from '{twin}' only by case",
+                    printable(name)
+                )));
+            }
+        }
+        Ok(Self(object))
+    }
+
+    /// The members, in document order.
+    pub const fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// One top-level member.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// A member as a non-empty string; `Ok(None)` when absent.
+    ///
+    /// # Errors
+    /// When it is there with another type, or empty.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, ClaimsError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+            Some(_) => Err(ClaimsError(format!("'{name}' must be a non-empty string"))),
+        }
+    }
+
+    /// A member as a time in whole seconds (RFC 7519 `NumericDate`); fractions are cut off. `Ok(None)` when absent.
+    ///
+    /// # Errors
+    /// When it is there with another type, negative, or beyond the year 9999.
+    pub fn numeric_date(&self, name: &str) -> Result<Option<i64>, ClaimsError> {
+        const YEAR_9999: f64 = 253_402_300_799.0;
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::Number(number)) => match number.as_f64() {
+                #[expect(clippy::cast_possible_truncation, reason = "bounded just above the cast")]
+                Some(seconds) if (0.0..=YEAR_9999).contains(&seconds) => Ok(Some(seconds as i64)),
+                _ => Err(ClaimsError(format!("'{name}' must be a time in seconds since 1970"))),
+            },
+            Some(_) => Err(ClaimsError(format!("'{name}' must be a number"))),
+        }
+    }
+
+    /// `aud` as a list (RFC 7519 section 4.1.3: a string or an array of strings); empty when absent.
+    ///
+    /// # Errors
+    /// When it is there with another type.
+    pub fn audiences(&self) -> Result<Vec<&str>, ClaimsError> {
+        let wrong = || ClaimsError("'aud' must be a string or an array of strings".into());
+        match self.get("aud") {
+            None => Ok(Vec::new()),
+            Some(Value::String(one)) => Ok(vec![one]),
+            Some(Value::Array(many)) => many.iter().map(|v| v.as_str().ok_or_else(wrong)).collect(),
+            Some(_) => Err(wrong()),
+        }
+    }
+}
+
+impl From<Claims> for Value {
+    fn from(claims: Claims) -> Self {
+        Self::Object(claims.0)
+    }
+}
+
+/// Parses exactly one JSON object: no duplicate members, at most `depth` levels, arrays of at most `array` elements,
+/// nothing after it.
+///
+/// # Errors
+/// Says what is wrong, without repeating the document.
+pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<String, Value>, ClaimsError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ClaimsError("is not UTF-8".into()))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let value = Strict { depth, array }.deserialize(&mut reader).map_err(explain)?;
+    reader.end().map_err(|_| ClaimsError("has bytes after the JSON object".into()))?;
+    match value {
+        Value::Object(object) => Ok(object),
+        _ => Err(ClaimsError("is not a JSON object".into())),
+    }
+}
+
+fn explain(error: serde_json::Error) -> ClaimsError {
+    // Our own refusals are complete sentences; serde_json's syntax errors carry no text of the document.
+    ClaimsError(format!("is not acceptable JSON: {error}"))
+}
+
+fn printable(name: &str) -> String {
+    name.chars().take(64).filter(|c| !c.is_control()).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+    array: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::from(v))
+    }
+    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
+        Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = self.deeper::<A::Error>()?;
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(inner)? {
+            if items.len() == self.array {
+                return Err(A::Error::custom(format!("an array has more than {} elements", self.array)));
+            }
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = self.deeper::<A::Error>()?;
+        let mut members = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if members.contains_key(&name) {
+                return Err(A::Error::custom(format!("the member '{}' appears twice", printable(&name))));
+            }
+            let value = map.next_value_seed(inner)?;
+            members.insert(name, value);
+        }
+        Ok(Value::Object(members))
+    }
+}
+
+impl Strict {
+    fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("nests too deeply"))?;
+        Ok(Self { depth, array: self.array })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_two_parsers_could_read_differently() {
+        let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(20), "]".repeat(20));
+        let long = format!(r#"{{"a":[{}0]}}"#, "0,".repeat(ARRAY_MAX));
+        for bad in [
+            r#"{"sub":"a","sub":"b"}"#,
+            r#"{"a":{"b":1,"b":2}}"#,
+            r#"{"Sub":"a"}"#,
+            r#"{"sub":"a"} "x""#,
+            "[]",
+            "\"x\"",
+            "",
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":NaN}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":1,}"#,
+            r#"{"s\u0075b":"a","sub":"b"}"#,
+            &deep,
+            &long,
+        ] {
+            assert!(Claims::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(Claims::parse(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn wrong_types_are_refusals_not_absences() {
+        let claims =
+            Claims::parse(br#"{"exp":"1","sub":"","iss":1,"aud":["a",1],"nbf":-1,"iat":1700000000.9}"#).unwrap();
+        assert!(claims.numeric_date("exp").is_err());
+        assert!(claims.text("sub").is_err());
+        assert!(claims.text("iss").is_err());
+        assert!(claims.audiences().is_err());
+        assert!(claims.numeric_date("nbf").is_err());
+        assert_eq!(claims.numeric_date("iat"), Ok(Some(1_700_000_000)));
+        assert_eq!(claims.text("jti"), Ok(None));
+    }
+}

@@ -1,0 +1,53 @@
+//! Chance as an argument: ids and secrets are drawn through [`Entropy`], so that tests can repeat them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use uuid::Uuid;
+
+use crate::clock::Timestamp;
+
+/// A source of unpredictable bytes.
+pub trait Entropy: Send + Sync + 'static {
+    /// Fills `out` completely.
+    fn fill(&self, out: &mut [u8]);
+}
+
+/// A fresh UUIDv7 (RFC 9562 section 5.7): `now` in milliseconds, then random bits.
+pub fn uuid_v7(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
+    let mut random = [0_u8; 10];
+    entropy.fill(&mut random);
+    let millis = u64::try_from(now.micros() / 1_000).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+/// The operating system's generator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    #[expect(
+        clippy::expect_used,
+        reason = "without the kernel's generator no secret may be made: stopping is the only safe answer"
+    )]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's generator")]
+    fn fill(&self, out: &mut [u8]) {
+        getrandom::fill(out).expect("the operating system's random generator answers");
+    }
+}
+
+/// A repeatable sequence for tests; never for a running server.
+#[derive(Debug, Default)]
+pub struct SequenceEntropy(AtomicU64);
+
+impl Entropy for SequenceEntropy {
+    fn fill(&self, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            // SplitMix64's finaliser spreads a counter over all bits.
+            let mut x = self.0.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            let bytes = (x ^ (x >> 31)).to_le_bytes();
+            chunk.copy_from_slice(&bytes[..chunk.len()]);
+        }
+    }
+}

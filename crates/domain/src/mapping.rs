@@ -1,0 +1,162 @@
+//! Claim mappings: `jwt_claims.<name> = value` and `aws_claims.<name> = value`.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+
+use crate::claims::Claims;
+use crate::provider::ProviderKind;
+use crate::validate::{FieldError, TEXT_MAX, list_within, required_text, text_within};
+
+/// A mapping as an admin wrote it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Mapping {
+    /// `jwt_claims.<name>` or `aws_claims.<name>`.
+    pub key: String,
+    /// What the claim must be; a mapping without a value is refused when saved.
+    pub value: Option<String>,
+}
+
+/// A compiled mapping.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompiledMapping {
+    name: String,
+    value: String,
+}
+
+/// Compiles all mappings of a trust.
+///
+/// # Errors
+/// Names the entry (`mappings[2].key`): unknown prefix, unknown AWS claim, missing value, a claim named twice, too many.
+pub fn compile(field: &str, mappings: &[Mapping], kind: ProviderKind) -> Result<Vec<CompiledMapping>, FieldError> {
+    list_within(field, mappings)?;
+    let mut compiled: Vec<CompiledMapping> = Vec::with_capacity(mappings.len());
+    for (index, mapping) in mappings.iter().enumerate() {
+        let key_field = format!("{field}[{index}].key");
+        required_text(&key_field, &mapping.key, TEXT_MAX)?;
+        let prefix = if kind == ProviderKind::AwsSts { "aws_claims." } else { "jwt_claims." };
+        let name = mapping.key.strip_prefix(prefix).filter(|name| !name.is_empty()).ok_or_else(|| {
+            let example = if kind == ProviderKind::AwsSts { "aws_claims.account" } else { "jwt_claims.repository" };
+            FieldError::new(&key_field, format!("must start with '{prefix}' for this issuer, such as '{example}'"))
+        })?;
+        if kind == ProviderKind::AwsSts && !matches!(name, "account" | "arn" | "userid") {
+            return Err(FieldError::new(key_field, "must be aws_claims.account, aws_claims.arn or aws_claims.userid"));
+        }
+        if compiled.iter().any(|other| other.name == name) {
+            return Err(FieldError::new(key_field, format!("names the claim '{name}' a second time")));
+        }
+        let value_field = format!("{field}[{index}].value");
+        let value = mapping
+            .value
+            .as_deref()
+            .ok_or_else(|| FieldError::new(&value_field, "must say what the claim has to be"))?;
+        text_within(&value_field, value, TEXT_MAX)?;
+        compiled.push(CompiledMapping { name: name.to_owned(), value: value.to_owned() });
+    }
+    Ok(compiled)
+}
+
+impl CompiledMapping {
+    /// The claim's name, as after the prefix.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it must be.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// The claim as text: `None` when it is absent.
+    pub fn actual<'c>(&self, claims: &'c Claims) -> Option<Cow<'c, str>> {
+        find(claims.members(), &self.name).map(text_of)
+    }
+
+    /// Whether the claim is there and is, or as an array contains, the value.
+    pub fn matches(&self, claims: &Claims) -> bool {
+        match find(claims.members(), &self.name) {
+            None | Some(Value::Object(_) | Value::Null) => false,
+            Some(Value::Array(items)) => items.iter().any(|item| {
+                !matches!(item, Value::Array(_) | Value::Object(_) | Value::Null) && text_of(item) == self.value
+            }),
+            Some(value) => text_of(value) == self.value,
+        }
+    }
+}
+
+/// The literal key first; else the longest member name that begins the rest and is followed by `.` or `/`,
+/// then on inside it, without backtracking.
+fn find<'c>(object: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
+    let mut object = object;
+    let mut rest = name;
+    loop {
+        if let Some(value) = object.get(rest) {
+            return Some(value);
+        }
+        let (member, value) = object
+            .iter()
+            .filter(|(member, _)| {
+                !member.is_empty()
+                    && rest.strip_prefix(member.as_str()).is_some_and(|tail| tail.starts_with(['.', '/']))
+            })
+            .max_by_key(|(member, _)| member.len())?;
+        rest = &rest[member.len() + 1..];
+        object = value.as_object()?;
+    }
+}
+
+/// Strings as they are; numbers and booleans by their JSON text.
+fn text_of(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(claims: &str, name: &str, value: &str) -> bool {
+        let mapping = Mapping { key: format!("jwt_claims.{name}"), value: Some(value.into()) };
+        compile("mappings", &[mapping], ProviderKind::CustomOidc).unwrap()[0]
+            .matches(&Claims::parse(claims.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn names_find_literal_keys_then_the_longest_member() {
+        assert!(matches(r#"{"kubernetes.io":{"namespace":"default"}}"#, "kubernetes.io/namespace", "default"));
+        assert!(matches(
+            r#"{"kubernetes.io/namespace":"a","kubernetes.io":{"namespace":"b"}}"#,
+            "kubernetes.io/namespace",
+            "a"
+        ));
+        assert!(matches(r#"{"a":{"b":{"c":1}}}"#, "a.b.c", "1"));
+        assert!(matches(r#"{"https://x/":{"acc":"1"}}"#, "https://x/.acc", "1"));
+        // Without backtracking: the longest member decides, even when a shorter one would have led somewhere.
+        assert!(!matches(r#"{"a.b":{"x":1},"a":{"b":{"c":1}}}"#, "a.b.c", "1"));
+        assert!(!matches(r#"{"ab":1}"#, "a", "1"));
+    }
+
+    #[test]
+    fn arrays_contain_scalars_compare_by_text_and_absence_never_matches() {
+        assert!(matches(r#"{"groups":["a","b"]}"#, "groups", "b"));
+        assert!(matches(r#"{"n":12,"b":true}"#, "n", "12"));
+        assert!(matches(r#"{"n":12,"b":true}"#, "b", "true"));
+        assert!(!matches(r#"{"n":null}"#, "n", "null"));
+        assert!(!matches(r#"{"n":{}}"#, "n", "{}"));
+        assert!(!matches(r#"{"n":[[1]]}"#, "n", "[1]"));
+        assert!(!matches("{}", "n", ""));
+    }
+
+    #[test]
+    fn errors_name_the_entry() {
+        let entry = |key: &str, value: Option<&str>| Mapping { key: key.into(), value: value.map(Into::into) };
+        let error = |mappings: &[Mapping], kind| compile("mappings", mappings, kind).unwrap_err().to_string();
+        insta::assert_snapshot!(error(&[entry("repository", Some("x"))], ProviderKind::CustomOidc), @"mappings[0].key: must start with 'jwt_claims.' for this issuer, such as 'jwt_claims.repository'");
+        insta::assert_snapshot!(error(&[entry("aws_claims.account", Some("x"))], ProviderKind::CustomOidc), @"mappings[0].key: must start with 'jwt_claims.' for this issuer, such as 'jwt_claims.repository'");
+        insta::assert_snapshot!(error(&[entry("aws_claims.role", Some("x"))], ProviderKind::AwsSts), @"mappings[0].key: must be aws_claims.account, aws_claims.arn or aws_claims.userid");
+        insta::assert_snapshot!(error(&[entry("jwt_claims.a", None)], ProviderKind::CustomOidc), @"mappings[0].value: must say what the claim has to be");
+        insta::assert_snapshot!(error(&[entry("jwt_claims.a", Some("1")), entry("jwt_claims.a", Some("2"))], ProviderKind::CustomOidc), @"mappings[1].key: names the claim 'a' a second time");
+    }
+}

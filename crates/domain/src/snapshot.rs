@@ -1,0 +1,262 @@
+//! All configuration at one revision, in memory. Immutable: a change makes a new snapshot that shares all that did not change.
+
+use std::sync::Arc;
+
+use imbl::{GenericHashMap, GenericVector};
+
+use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
+use crate::issuer::IssuerKey;
+use crate::matching::Candidate;
+use crate::principal::{ApiToken, ServiceAccount};
+use crate::provider::Provider;
+use crate::role::{PermissionSet, Role, RoleName, RoleRef};
+use crate::scope::{Organization, Scope, ScopeTree, Space};
+use crate::trust::CompiledTrust;
+
+type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
+type List<V> = GenericVector<V, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// One change of configuration: a thing as it now is, or gone.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// An organization.
+    Organization(OrganizationId, Option<Arc<Organization>>),
+    /// A space.
+    Space(SpaceId, Option<Arc<Space>>),
+    /// An organization's own role.
+    Role(OrganizationId, RoleName, Option<Arc<Role>>),
+    /// A service account.
+    ServiceAccount(ServiceAccountId, Option<Arc<ServiceAccount>>),
+    /// An API token.
+    ApiToken(ApiTokenId, Option<Arc<ApiToken>>),
+    /// A provider.
+    Provider(ProviderId, Option<Arc<Provider>>),
+    /// A trust.
+    Trust(TrustId, Option<Arc<CompiledTrust>>),
+    /// A credential was revoked; remembered until it would have ended.
+    RevokedCredential(CredentialId),
+}
+
+/// All configuration at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    revision: i64,
+    organizations: Map<OrganizationId, Arc<Organization>>,
+    spaces: Map<SpaceId, Arc<Space>>,
+    roles: Map<(OrganizationId, RoleName), Arc<Role>>,
+    accounts: Map<ServiceAccountId, Arc<ServiceAccount>>,
+    tokens: Map<ApiTokenId, Arc<ApiToken>>,
+    tokens_by_hash: Map<[u8; 32], ApiTokenId>,
+    providers: Map<ProviderId, Arc<Provider>>,
+    trusts: Map<TrustId, Arc<CompiledTrust>>,
+    trusts_by_client: Map<Arc<str>, TrustId>,
+    trusts_by_issuer: Map<(Scope, IssuerKey), List<TrustId>>,
+    revoked: Map<CredentialId, ()>,
+}
+
+impl Snapshot {
+    /// The revision this is a picture of.
+    pub const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The snapshot after `changes`, at `revision`.
+    #[must_use]
+    pub fn with(&self, revision: i64, changes: impl IntoIterator<Item = Change>) -> Self {
+        let mut next = self.clone();
+        next.revision = revision;
+        for change in changes {
+            next.apply(change);
+        }
+        next
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Organization(id, value) => put(&mut self.organizations, id, value),
+            Change::Space(id, value) => put(&mut self.spaces, id, value),
+            Change::Role(organization, name, value) => put(&mut self.roles, (organization, name), value),
+            Change::ServiceAccount(id, value) => put(&mut self.accounts, id, value),
+            Change::ApiToken(id, value) => {
+                if let Some(old) = self.tokens.get(&id) {
+                    self.tokens_by_hash.remove(&old.secret_hash);
+                }
+                if let Some(token) = &value {
+                    self.tokens_by_hash.insert(token.secret_hash, id);
+                }
+                put(&mut self.tokens, id, value);
+            }
+            Change::Provider(id, value) => put(&mut self.providers, id, value),
+            Change::Trust(id, value) => self.apply_trust(id, value),
+            Change::RevokedCredential(id) => {
+                self.revoked.insert(id, ());
+            }
+        }
+    }
+
+    fn apply_trust(&mut self, id: TrustId, value: Option<Arc<CompiledTrust>>) {
+        if let Some(old) = self.trusts.remove(&id) {
+            self.trusts_by_client.remove(old.trust().client_name.as_str());
+            let key = issuer_index_key(&old);
+            if let Some(list) = self.trusts_by_issuer.get_mut(&key) {
+                list.retain(|other| *other != id);
+                if list.is_empty() {
+                    self.trusts_by_issuer.remove(&key);
+                }
+            }
+        }
+        if let Some(trust) = value {
+            self.trusts_by_client.insert(trust.trust().client_name.as_str().into(), id);
+            self.trusts_by_issuer.entry(issuer_index_key(&trust)).or_default().push_back(id);
+            self.trusts.insert(id, trust);
+        }
+    }
+
+    /// An organization.
+    pub fn organization(&self, id: &OrganizationId) -> Option<&Arc<Organization>> {
+        self.organizations.get(id)
+    }
+
+    /// A space.
+    pub fn space(&self, id: &SpaceId) -> Option<&Arc<Space>> {
+        self.spaces.get(id)
+    }
+
+    /// A service account, wherever it lives. Callers that act for a principal check its scope.
+    pub fn service_account(&self, id: ServiceAccountId) -> Option<&Arc<ServiceAccount>> {
+        self.accounts.get(&id)
+    }
+
+    /// A provider.
+    pub fn provider(&self, id: ProviderId) -> Option<&Arc<Provider>> {
+        self.providers.get(&id)
+    }
+
+    /// A trust.
+    pub fn trust(&self, id: TrustId) -> Option<&Arc<CompiledTrust>> {
+        self.trusts.get(&id)
+    }
+
+    /// An organization's own role.
+    pub fn role(&self, organization: &OrganizationId, name: &RoleName) -> Option<&Arc<Role>> {
+        self.roles.get(&(organization.clone(), name.clone()))
+    }
+
+    /// The API token with this SHA-256. The caller compares the hash once more in constant time.
+    pub fn api_token_by_hash(&self, hash: &[u8; 32]) -> Option<&Arc<ApiToken>> {
+        self.tokens.get(self.tokens_by_hash.get(hash)?)
+    }
+
+    /// Whether one credential was revoked by itself.
+    pub fn is_revoked(&self, id: CredentialId) -> bool {
+        self.revoked.contains_key(&id)
+    }
+
+    /// Whether the scope exists.
+    pub fn has_scope(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Platform => true,
+            Scope::Organization(id) => self.organizations.contains_key(id),
+            Scope::Space(id) => self.spaces.contains_key(id),
+        }
+    }
+
+    /// Whether the scope exists and neither it nor its organization is disabled.
+    pub fn scope_enabled(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Platform => true,
+            Scope::Organization(id) => self.organizations.get(id).is_some_and(|o| !o.disabled),
+            Scope::Space(id) => self.spaces.get(id).is_some_and(|space| {
+                !space.disabled && self.organizations.get(&space.organization).is_some_and(|o| !o.disabled)
+            }),
+        }
+    }
+
+    /// The organization a scope belongs to; `None` for the platform and for unknown scopes.
+    pub fn organization_of_scope(&self, scope: &Scope) -> Option<OrganizationId> {
+        match scope {
+            Scope::Platform => None,
+            Scope::Organization(id) => Some(id.clone()),
+            Scope::Space(id) => self.organization_of(id),
+        }
+    }
+
+    /// What roles allow together; roles that no longer exist allow nothing.
+    pub fn permissions_of(&self, roles: &[RoleRef]) -> PermissionSet {
+        roles.iter().fold(PermissionSet::EMPTY, |all, role| {
+            all.union(match role {
+                RoleRef::BuiltIn(built_in) => built_in.permissions(),
+                RoleRef::Organization(organization, name) => {
+                    self.role(organization, name).map(|r| r.permissions).unwrap_or_default()
+                }
+            })
+        })
+    }
+
+    /// Whether a role can be given at a scope: it exists, and an organization's own only in that organization.
+    pub fn role_usable_at(&self, role: &RoleRef, scope: &Scope) -> bool {
+        match role {
+            RoleRef::BuiltIn(_) => true,
+            RoleRef::Organization(organization, name) => {
+                self.role(organization, name).is_some()
+                    && self.organization_of_scope(scope).as_ref() == Some(organization)
+            }
+        }
+    }
+
+    /// The trust with this client name, with all it hangs together with.
+    pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
+        self.candidate(*self.trusts_by_client.get(client_name)?)
+    }
+
+    /// A trust with all it hangs together with.
+    pub fn candidate(&self, id: TrustId) -> Option<Candidate> {
+        let trust = self.trusts.get(&id)?.clone();
+        let provider = self.providers.get(&trust.trust().provider)?.clone();
+        let account = self.accounts.get(&trust.trust().service_account).cloned();
+        let scope_enabled = self.scope_enabled(&trust.trust().scope);
+        Some(Candidate { trust, provider, account, scope_enabled })
+    }
+
+    /// The trusts of exactly this scope with this issuer, never of an ancestor.
+    pub fn candidates(&self, scope: &Scope, issuer: &IssuerKey) -> Vec<Candidate> {
+        self.trusts_by_issuer
+            .get(&(scope.clone(), issuer.clone()))
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.candidate(*id))
+            .collect()
+    }
+
+    /// The candidates of every issuer in exactly this scope: for the simulator's view of a whole scope.
+    pub fn candidates_in(&self, scope: &Scope) -> Vec<Candidate> {
+        self.trusts_by_issuer
+            .iter()
+            .filter(|((of, _), _)| of == scope)
+            .flat_map(|(_, ids)| ids.iter())
+            .filter_map(|id| self.candidate(*id))
+            .collect()
+    }
+
+    /// How many trusts there are.
+    pub fn trust_count(&self) -> usize {
+        self.trusts.len()
+    }
+}
+
+fn issuer_index_key(trust: &CompiledTrust) -> (Scope, IssuerKey) {
+    (trust.trust().scope.clone(), trust.issuer().clone())
+}
+
+impl ScopeTree for Snapshot {
+    fn organization_of(&self, space: &SpaceId) -> Option<OrganizationId> {
+        self.spaces.get(space).map(|s| s.organization.clone())
+    }
+}
+
+fn put<K: std::hash::Hash + Eq + Clone, V: Clone>(map: &mut Map<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}
