@@ -105,10 +105,10 @@ fn common(text: &str, query_allowed: bool) -> Result<Url, String> {
         return Err("must not contain a query (?…)".into());
     }
     let Some(host) = url.host() else { return Err("must name a host".into()) };
-    if let Host::Domain(name) = host {
-        if name.ends_with('.') || name.is_empty() {
-            return Err("must not have a host that ends in a dot".into());
-        }
+    if let Host::Domain(name) = host
+        && (name.ends_with('.') || name.is_empty())
+    {
+        return Err("must not have a host that ends in a dot".into());
     }
     // The parser resolves dot segments, adds a root slash, lower-cases scheme and host and drops a default port;
     // whatever else it changed was something two readers could read differently.

@@ -1,0 +1,256 @@
+//! Who is calling our own API: an API token, an access token we minted, or a service account's own JWT.
+//!
+//! Everything a credential hangs on is looked up in the current snapshot at every call, so that removing or disabling any
+//! of it ends or suspends the credential at once.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, header};
+use sallyport_credentials::access_token::AccessTokenClaims;
+use sallyport_credentials::secret::{hash_secret, hashes_equal};
+use sallyport_credentials::service_account_jwt::UnverifiedServiceAccountJwt;
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::id::{CredentialId, ServiceAccountId, TrustId};
+use sallyport_domain::mrn::Resource;
+use sallyport_domain::principal::{Principal, PrincipalKind, ServiceAccount};
+use sallyport_domain::role::RoleRef;
+use sallyport_domain::scope::Scope;
+use sallyport_domain::snapshot::Snapshot;
+
+use crate::services::Services;
+
+/// Longest bearer value looked at, in bytes.
+const BEARER_MAX: usize = 16 * 1024;
+
+/// Which door the caller stands at.
+#[derive(Clone, Copy, Debug)]
+pub enum Door<'a> {
+    /// The GraphQL API, with the body's bytes: a `chash` is checked when present.
+    Graphql(&'a [u8]),
+    /// An RPC, with the body's bytes: a `chash` is required when there is a body.
+    Rpc(&'a [u8]),
+    /// Another endpoint, whose body the clients do not sign.
+    Other,
+}
+
+/// Why nobody was recognised. What exactly was wrong is nobody's business but the log's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AuthenticationError {
+    /// No, or no valid, credential.
+    #[error("unauthenticated")]
+    Unauthenticated,
+    /// It cannot be told just now: the configuration or the database is out of reach.
+    #[error("authentication is not available just now")]
+    Unavailable,
+}
+
+use AuthenticationError::{Unauthenticated, Unavailable};
+
+/// Recognises the caller by its `Authorization: Bearer` header.
+///
+/// # Errors
+/// [`Unauthenticated`] for a missing, malformed, foreign, expired, revoked or suspended credential;
+/// [`Unavailable`] when that cannot be told.
+pub async fn authenticate(
+    services: &Services,
+    headers: &HeaderMap,
+    door: Door<'_>,
+) -> Result<Principal, AuthenticationError> {
+    let bearer = bearer(headers)?;
+    let snapshot = services.configuration.current().map_err(|_| Unavailable)?;
+    if bearer.bytes().filter(|b| *b == b'.').count() != 2 {
+        return api_token(services, &snapshot, bearer);
+    }
+    match UnverifiedServiceAccountJwt::parse(bearer) {
+        Ok(jwt) => service_account_jwt(services, &snapshot, &jwt, door).await,
+        // Not a service account's: then it can only be one of our access tokens.
+        Err(_) => {
+            let claims = services
+                .keys
+                .load()
+                .verify_access_token(bearer, &services.installation.public_url, services.now())
+                .map_err(|_| Unauthenticated)?;
+            access_token(services, &snapshot, &claims)
+        }
+    }
+}
+
+/// The bearer value; exactly one header, scheme in any case (RFC 6750 section 2.1, RFC 9110 section 11.1).
+fn bearer(headers: &HeaderMap) -> Result<&str, AuthenticationError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return Err(Unauthenticated) };
+    let text = value.to_str().map_err(|_| Unauthenticated)?;
+    let (scheme, token) = text.split_once(' ').ok_or(Unauthenticated)?;
+    let token = token.trim();
+    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= BEARER_MAX {
+        Ok(token)
+    } else {
+        Err(Unauthenticated)
+    }
+}
+
+fn api_token(services: &Services, snapshot: &Snapshot, bearer: &str) -> Result<Principal, AuthenticationError> {
+    let hash = hash_secret(bearer);
+    let token = snapshot.api_token_by_hash(&hash).ok_or(Unauthenticated)?;
+    if !hashes_equal(&hash, &token.secret_hash) || !snapshot.scope_enabled(&token.scope) {
+        return Err(Unauthenticated);
+    }
+    Ok(Principal {
+        kind: PrincipalKind::ApiToken,
+        mrn: services.installation.mrns.format(&Resource::ApiToken(token.scope.clone(), token.id)),
+        name: token.name.clone(),
+        scope: token.scope.clone(),
+        permissions: snapshot.permissions_of(&token.roles),
+        roles: token.roles.clone(),
+        expires_at: None,
+        api_token: Some(token.id),
+        service_account: None,
+        credential: None,
+        trust: None,
+    })
+}
+
+/// Recognises an access token of ours by its claims; also what introspection calls active.
+///
+/// # Errors
+/// [`Unauthenticated`] when anything it hangs on is gone, disabled or revoked.
+pub fn access_token(
+    services: &Services,
+    snapshot: &Snapshot,
+    claims: &AccessTokenClaims,
+) -> Result<Principal, AuthenticationError> {
+    let mrns = &services.installation.mrns;
+    let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&claims.sub) else { return Err(Unauthenticated) };
+    let Some(Resource::Trust(_, trust)) = mrns.parse(&claims.wif.trust) else { return Err(Unauthenticated) };
+    let used = Exchanged {
+        scope,
+        account,
+        trust,
+        credential: claims.jti,
+        issued_at: Timestamp::from_seconds(claims.iat),
+        expires_at: Timestamp::from_seconds(claims.exp),
+        roles: claims.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
+    };
+    used.principal(services, snapshot)
+}
+
+async fn service_account_jwt(
+    services: &Services,
+    snapshot: &Snapshot,
+    jwt: &UnverifiedServiceAccountJwt<'_>,
+    door: Door<'_>,
+) -> Result<Principal, AuthenticationError> {
+    let mrns = &services.installation.mrns;
+    let (body, require_chash) = match door {
+        Door::Graphql(body) => (Some(body), false),
+        Door::Rpc(body) => (Some(body), !body.is_empty()),
+        Door::Other => (None, false),
+    };
+    match mrns.parse(jwt.key_id()) {
+        Some(Resource::ServiceAccount(scope, id)) => {
+            let account = snapshot.service_account(id).filter(|a| a.scope == scope).ok_or(Unauthenticated)?;
+            let key = account.standing_key.as_deref().ok_or(Unauthenticated)?;
+            jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
+            standing(services, snapshot, account)
+        }
+        Some(Resource::Credential(scope, account, id)) => {
+            let stored =
+                services.store.find_credential(account, id).await.map_err(|_| Unavailable)?.ok_or(Unauthenticated)?;
+            let key = stored.public_key.as_deref().ok_or(Unauthenticated)?;
+            jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
+            let used = Exchanged {
+                scope,
+                account,
+                trust: stored.trust.ok_or(Unauthenticated)?,
+                credential: id,
+                issued_at: stored.issued_at,
+                expires_at: stored.expires_at,
+                roles: stored.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
+            };
+            used.principal(services, snapshot)
+        }
+        _ => Err(Unauthenticated),
+    }
+}
+
+/// A service account by its standing key: all its roles.
+fn standing(
+    services: &Services,
+    snapshot: &Snapshot,
+    account: &Arc<ServiceAccount>,
+) -> Result<Principal, AuthenticationError> {
+    check_account(account, services.now())?;
+    if !snapshot.scope_enabled(&account.scope) {
+        return Err(Unauthenticated);
+    }
+    Ok(Principal {
+        kind: PrincipalKind::ServiceAccount,
+        mrn: services.installation.mrns.format(&Resource::ServiceAccount(account.scope.clone(), account.id)),
+        name: account.name.clone(),
+        scope: account.scope.clone(),
+        permissions: snapshot.permissions_of(&account.roles),
+        roles: account.roles.clone(),
+        expires_at: account.valid_until,
+        api_token: None,
+        service_account: Some(account.id),
+        credential: None,
+        trust: None,
+    })
+}
+
+fn check_account(account: &ServiceAccount, now: Timestamp) -> Result<(), AuthenticationError> {
+    let ended = account.valid_until.is_some_and(|end| end <= now);
+    if account.disabled || ended { Err(Unauthenticated) } else { Ok(()) }
+}
+
+/// A credential that came out of an exchange, of either sort, once its own signature and times are checked.
+struct Exchanged {
+    scope: Scope,
+    account: ServiceAccountId,
+    trust: TrustId,
+    credential: CredentialId,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+    roles: Vec<RoleRef>,
+}
+
+impl Exchanged {
+    fn principal(self, services: &Services, snapshot: &Snapshot) -> Result<Principal, AuthenticationError> {
+        let now = services.now();
+        let candidate = snapshot.candidate(self.trust).ok_or(Unauthenticated)?;
+        let account = candidate.account.as_ref().filter(|a| a.id == self.account && a.scope == self.scope);
+        let account = account.ok_or(Unauthenticated)?;
+        check_account(account, now)?;
+        let trust = candidate.trust.trust();
+        let revoked = |not_before: Option<Timestamp>| not_before.is_some_and(|t| self.issued_at < t);
+        let suspended = candidate.provider.disabled || trust.disabled || !candidate.scope_enabled;
+        if self.expires_at <= now
+            || suspended
+            || snapshot.is_revoked(self.credential)
+            || revoked(account.credentials_not_before)
+            || revoked(trust.credentials_not_before)
+        {
+            return Err(Unauthenticated);
+        }
+        // What the account or the trust has lost since, the credential has lost too.
+        let scoped = &trust.scoped_roles;
+        let roles: Vec<RoleRef> = self
+            .roles
+            .into_iter()
+            .filter(|role| account.roles.contains(role) && (scoped.is_empty() || scoped.contains(role)))
+            .collect();
+        Ok(Principal {
+            kind: PrincipalKind::ServiceAccount,
+            mrn: services.installation.mrns.format(&Resource::ServiceAccount(self.scope.clone(), self.account)),
+            name: account.name.clone(),
+            scope: self.scope,
+            permissions: snapshot.permissions_of(&roles),
+            roles,
+            expires_at: Some(self.expires_at),
+            api_token: None,
+            service_account: Some(self.account),
+            credential: Some(self.credential),
+            trust: Some(self.trust),
+        })
+    }
+}

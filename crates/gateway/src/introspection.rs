@@ -1,0 +1,166 @@
+//! Token introspection (RFC 7662) and revocation (RFC 7009), for access tokens and ID tokens of ours.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::id::CredentialId;
+use sallyport_domain::mrn::Resource;
+use sallyport_domain::principal::Principal;
+use sallyport_domain::role::{Permission, RoleRef};
+use sallyport_domain::scope::Scope;
+use sallyport_store::{AuditEntry, MutateError, Write};
+use serde_json::{Value, json};
+
+use crate::authentication::{AuthenticationError, Door, access_token, authenticate};
+use crate::oauth::{Form, Refused, read};
+use crate::services::Services;
+
+/// `POST /auth/v1/introspect`: for a bearer that may read credentials at the token's scope; `{"active": false}` for all else.
+pub async fn introspect(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
+    let headers = request.headers().clone();
+    let form = match read(request).await {
+        Ok(form) => form,
+        Err(refused) => return refused.into_response(),
+    };
+    let Some(token) = form.get("token") else { return Refused::request("token is missing").into_response() };
+    match describe(&services, &headers, token).await {
+        Ok(Some(description)) => no_store(StatusCode::OK, description),
+        Ok(None) => no_store(StatusCode::OK, json!({ "active": false })),
+        Err(Unreachable) => Refused::unavailable().into_response(),
+    }
+}
+
+/// The configuration cannot be confirmed just now.
+struct Unreachable;
+
+async fn describe(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Value>, Unreachable> {
+    let caller = match authenticate(services, headers, Door::Other).await {
+        Ok(caller) => caller,
+        Err(AuthenticationError::Unauthenticated) => return Ok(None),
+        Err(AuthenticationError::Unavailable) => return Err(Unreachable),
+    };
+    let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
+    let issuer = &services.installation.public_url;
+    let Ok(claims) = services.keys.load().verify_access_token(token, issuer, services.now()) else { return Ok(None) };
+    let subject: Principal = match access_token(services, &snapshot, &claims) {
+        Ok(subject) => subject,
+        Err(_) => return Ok(None),
+    };
+    if !caller.may(Permission::CredentialsRead, &subject.scope, &*snapshot) {
+        return Ok(None);
+    }
+    let scope = subject.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
+    Ok(Some(json!({
+        "active": true,
+        "scope": scope,
+        "client_id": claims.client_id,
+        "token_type": "Bearer",
+        "exp": claims.exp,
+        "iat": claims.iat,
+        "sub": claims.sub,
+        "aud": claims.aud,
+        "iss": claims.iss,
+        "jti": claims.jti.to_string(),
+    })))
+}
+
+/// `POST /auth/v1/revoke`: by possession of the token, or with an admin's bearer by the credential's MRN.
+/// 200 whether or not there was anything to revoke (RFC 7009 section 2.2).
+pub async fn revoke(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
+    let headers = request.headers().clone();
+    let form: Form = match read(request).await {
+        Ok(form) => form,
+        Err(refused) => return refused.into_response(),
+    };
+    let Some(token) = form.get("token") else { return Refused::request("token is missing").into_response() };
+    let target = match target(&services, &headers, token).await {
+        Ok(Some(target)) => target,
+        Ok(None) => return StatusCode::OK.into_response(),
+        Err(Unreachable) => return Refused::unavailable().into_response(),
+    };
+    match target.revoke(&services).await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(Unreachable) => Refused::unavailable().into_response(),
+    }
+}
+
+/// A credential to be revoked, and on whose word.
+struct Target {
+    id: CredentialId,
+    mrn: String,
+    scope: Scope,
+    until: Timestamp,
+    actor: String,
+}
+
+async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Target>, Unreachable> {
+    let mrns = &services.installation.mrns;
+    let by_mrn = match mrns.parse(token) {
+        Some(Resource::Credential(scope, account, id)) => Some((scope, account, id)),
+        _ => None,
+    };
+    if let Some((scope, account, id)) = by_mrn {
+        let caller = match authenticate(services, headers, Door::Other).await {
+            Ok(caller) => caller,
+            Err(AuthenticationError::Unauthenticated) => return Ok(None),
+            Err(AuthenticationError::Unavailable) => return Err(Unreachable),
+        };
+        let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
+        if !caller.may(Permission::CredentialsRevoke, &scope, &*snapshot) {
+            return Ok(None);
+        }
+        let stored = services.store.find_credential(account, id).await.map_err(|_| Unreachable)?;
+        return Ok(stored.map(|s| Target { id, mrn: token.to_owned(), scope, until: s.expires_at, actor: caller.mrn }));
+    }
+    let keys = services.keys.load();
+    let (issuer, now) = (&services.installation.public_url, services.now());
+    let (subject, id, exp) = match keys.verify_access_token(token, issuer, now) {
+        Ok(claims) => (claims.sub, claims.jti, claims.exp),
+        Err(_) => return Ok(None),
+    };
+    let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&subject) else { return Ok(None) };
+    let mrn = mrns.format(&Resource::Credential(scope.clone(), account, id));
+    Ok(Some(Target { id, mrn, scope, until: Timestamp::from_seconds(exp), actor: subject }))
+}
+
+impl Target {
+    async fn revoke(self, services: &Services) -> Result<(), Unreachable> {
+        let (entry_id, time) = (services.new_id(), services.now());
+        services
+            .configuration
+            .mutate(|snapshot| -> Result<_, std::convert::Infallible> {
+                if snapshot.is_revoked(self.id) {
+                    return Ok((Vec::new(), ()));
+                }
+                let audit = AuditEntry {
+                    id: entry_id,
+                    time,
+                    actor: self.actor.clone(),
+                    action: "revokeCredential".to_owned(),
+                    target: self.mrn.clone(),
+                    scope: self.scope.clone(),
+                    organization: snapshot.organization_of_scope(&self.scope),
+                    before: None,
+                    after: None,
+                    request_id: None,
+                };
+                Ok((vec![Write::RevokeCredential { id: self.id, until: self.until }, Write::Audit(audit)], ()))
+            })
+            .await
+            .map(drop)
+            .map_err(|error| match error {
+                MutateError::Rejected(never) => match never {},
+                MutateError::Conflict(_) | MutateError::Unavailable(_) => Unreachable,
+            })
+    }
+}
+
+fn no_store(status: StatusCode, body: Value) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

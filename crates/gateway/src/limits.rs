@@ -1,0 +1,86 @@
+//! Rate limits of the exchange, and the allowance for recording attempts that never verified.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sallyport_domain::id::{ProviderId, TrustId};
+use sallyport_domain::scope::Scope;
+
+/// Unverified attempts recorded per provider and scope in a minute; the rest are counted.
+const UNVERIFIED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+/// Keyed limiters forget idle keys once they hold this many.
+const KEYS_KEPT: usize = 100_000;
+
+/// The limits. A limit of 0 is none.
+#[derive(Debug)]
+pub struct Limits {
+    global: Option<DefaultDirectRateLimiter>,
+    per_address: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    per_trust: Option<DefaultKeyedRateLimiter<TrustId>>,
+    unverified: DefaultKeyedRateLimiter<(ProviderId, Scope)>,
+}
+
+/// Try again after this many whole seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryAfter(pub u32);
+
+impl Limits {
+    /// Exchanges a second: in all, per source address, per trust. Each allows a burst of one second's worth.
+    pub fn new(global: u32, per_address: u32, per_trust: u32) -> Self {
+        let quota = |n| NonZeroU32::new(n).map(Quota::per_second);
+        Self {
+            global: quota(global).map(RateLimiter::direct),
+            per_address: quota(per_address).map(RateLimiter::keyed),
+            per_trust: quota(per_trust).map(RateLimiter::keyed),
+            unverified: RateLimiter::keyed(Quota::per_minute(UNVERIFIED_PER_MINUTE)),
+        }
+    }
+
+    /// Asked before anything else is looked at.
+    ///
+    /// # Errors
+    /// When the global or the address's limit is used up.
+    pub fn admit(&self, address: Option<IpAddr>) -> Result<(), RetryAfter> {
+        if let Some(global) = &self.global {
+            global.check().map_err(retry_after)?;
+        }
+        if let (Some(limiter), Some(address)) = (&self.per_address, address) {
+            let result = limiter.check_key(&address).map_err(retry_after);
+            forget_idle(limiter);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Asked once a trust would grant.
+    ///
+    /// # Errors
+    /// When the trust's limit is used up.
+    pub fn admit_trust(&self, trust: TrustId) -> Result<(), RetryAfter> {
+        match &self.per_trust {
+            Some(limiter) => limiter.check_key(&trust).map_err(retry_after),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether one more unverified attempt at this provider and scope is recorded, or only counted.
+    pub fn record_unverified(&self, provider: ProviderId, scope: &Scope) -> bool {
+        let recorded = self.unverified.check_key(&(provider, scope.clone())).is_ok();
+        forget_idle(&self.unverified);
+        recorded
+    }
+}
+
+fn forget_idle<K: Clone + std::hash::Hash + Eq>(limiter: &DefaultKeyedRateLimiter<K>) {
+    if limiter.len() > KEYS_KEPT {
+        limiter.retain_recent();
+    }
+}
+
+fn retry_after(not_until: governor::NotUntil<governor::clock::QuantaInstant>) -> RetryAfter {
+    let wait = not_until.wait_time_from(DefaultClock::default().now()) + Duration::from_millis(999);
+    RetryAfter(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).max(1))
+}

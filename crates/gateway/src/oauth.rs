@@ -1,0 +1,268 @@
+//! The OAuth 2.0 token endpoint: token exchange (RFC 8693) in the shape ConductorOne's clients send, and a little more.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sallyport_domain::decision::Refusal;
+use sallyport_domain::exchange::{CredentialKind, Protocol};
+use sallyport_domain::id::ExchangeId;
+use sallyport_domain::mrn::Resource;
+use sallyport_domain::role::RoleRef;
+use serde_json::json;
+
+use crate::mint::Minted;
+use crate::pipeline::{self, Answer, Attempt, Locator, TokenForm, Wanted};
+use crate::reference;
+use crate::services::Services;
+
+/// Largest request body, in bytes: a token of 16 KiB, percent-encoded.
+pub const BODY_MAX: usize = 64 * 1024;
+
+/// The one grant type here (RFC 8693 section 2.1).
+pub const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const AWS4_REQUEST: &str = "urn:ietf:params:aws:token-type:aws4_request";
+
+/// An error of RFC 6749 section 5.2 with its words.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    status: StatusCode,
+    error: &'static str,
+    description: String,
+    retry_after: Option<u32>,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.error, "error_description": self.description });
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl Refused {
+    pub(crate) fn unavailable() -> Self {
+        Refusal::Unavailable.into()
+    }
+
+    pub(crate) fn request(description: impl Into<String>) -> Self {
+        Self::bad("invalid_request", description)
+    }
+
+    fn bad(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, error, description: description.into(), retry_after: None }
+    }
+}
+
+/// wire.md's table, OAuth column. Exhaustive on purpose.
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let grant = |words: &str| Self::bad("invalid_grant", words);
+        match refusal {
+            Refusal::MalformedRequest(what) => Self::request(what),
+            Refusal::MalformedToken(what) => {
+                Self::bad("invalid_grant", format!("the subject token is malformed: {what}"))
+            }
+            Refusal::Expired => grant("the subject token has expired"),
+            Refusal::TooLittleTimeLeft => grant("the subject token ends too soon; get a fresh one"),
+            Refusal::FromTheFuture => grant("the subject token is not valid yet; check the issuer's clock"),
+            Refusal::AlgorithmNotAllowed => grant("the subject token's algorithm is not allowed"),
+            Refusal::AudienceNotAccepted => grant(
+                "the subject token was made for another audience; request it for the audience in your configuration",
+            ),
+            Refusal::Denied => grant("nothing here accepts this token; an administrator can look up why"),
+            Refusal::RolesBeyondGrant => Self::bad("invalid_scope", "a requested scope is not granted"),
+            Refusal::RateLimited(seconds) => Self {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                error: "temporarily_unavailable",
+                description: format!("too many requests; try again in {seconds} s"),
+                retry_after: Some(seconds),
+            },
+            Refusal::Unavailable => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                error: "temporarily_unavailable",
+                description: "a service that is needed cannot be reached just now; try again".into(),
+                retry_after: None,
+            },
+        }
+    }
+}
+
+/// `POST /auth/v1/token`.
+pub async fn token(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
+    let source_ip = services.trusted_proxies.client(request.extensions(), request.headers());
+    let form = match read(request).await {
+        Ok(form) => form,
+        Err(refused) => return refuse(&services, refused, None),
+    };
+    match attempt(&services, form, source_ip) {
+        Ok(attempt) => {
+            let kind = attempt.wanted.kind();
+            let answer = pipeline::exchange(&services, attempt).await;
+            respond(&services, answer, kind)
+        }
+        Err(refused) => refuse(&services, refused, None),
+    }
+}
+
+/// The parameters of a form that were given and not empty.
+pub(crate) type Form = HashMap<String, String>;
+
+/// Reads the form: empty values count as absent, a repeated parameter is an error (RFC 6749 section 3.2).
+pub(crate) async fn read(request: Request<axum::body::Body>) -> Result<Form, Refused> {
+    check_content_type(request.headers())?;
+    let body = axum::body::to_bytes(request.into_body(), BODY_MAX)
+        .await
+        .map_err(|_| Refused::request(format!("the body is longer than {BODY_MAX} bytes or was cut off")))?;
+    read_form(&body)
+}
+
+/// As [`read`], from the bytes of a body.
+fn read_form(body: &[u8]) -> Result<Form, Refused> {
+    let pairs: Vec<(String, String)> =
+        serde_urlencoded::from_bytes(body).map_err(|_| Refused::request("the body is not a valid form"))?;
+    let mut form = Form::new();
+    for (name, value) in pairs {
+        if form.insert(name.clone(), value).is_some() {
+            let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
+            return Err(Refused::request(format!("the parameter '{shown}' is repeated")));
+        }
+    }
+    form.retain(|_, value| !value.is_empty());
+    Ok(form)
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        Ok(())
+    } else {
+        Err(Refused::request("the content type must be application/x-www-form-urlencoded"))
+    }
+}
+
+fn attempt(services: &Services, mut form: Form, source_ip: Option<IpAddr>) -> Result<Attempt, Refused> {
+    let grant_type = form.remove("grant_type").ok_or_else(|| Refused::request("grant_type is missing"))?;
+    if grant_type != TOKEN_EXCHANGE {
+        return Err(Refused::bad("unsupported_grant_type", format!("grant_type must be {TOKEN_EXCHANGE}")));
+    }
+    for name in ["actor_token", "actor_token_type", "resource"] {
+        if form.contains_key(name) {
+            return Err(Refused::request(format!("{name} is not supported")));
+        }
+    }
+    let token = form.remove("subject_token").ok_or_else(|| Refused::request("subject_token is missing"))?;
+    let form_of_token = match form.remove("subject_token_type").as_deref() {
+        None => return Err(Refused::request("subject_token_type is missing")),
+        Some(JWT | ID_TOKEN) => TokenForm::Jwt,
+        Some(AWS4_REQUEST) => TokenForm::AwsRequest,
+        Some(_) => {
+            return Err(Refused::request(format!("subject_token_type must be {JWT}, {ID_TOKEN} or {AWS4_REQUEST}")));
+        }
+    };
+    let id_token_wanted = match form.remove("requested_token_type").as_deref() {
+        None | Some(ACCESS_TOKEN) => false,
+        Some(ID_TOKEN) => true,
+        Some(_) => return Err(Refused::request(format!("requested_token_type must be {ACCESS_TOKEN} or {ID_TOKEN}"))),
+    };
+    let audience = form.remove("audience");
+    let (locator, target) = match (form.remove("client_id"), audience) {
+        (Some(client), target) => (Locator::Client(client), target),
+        (None, Some(which)) => (locate(services, &which), None),
+        (None, None) => return Err(Refused::request("client_id is missing; it is the trust's client ID")),
+    };
+    let wanted = match (id_token_wanted, target) {
+        (false, None) => Wanted::AccessToken,
+        (true, Some(audience)) if audience.len() <= 1_024 => Wanted::IdToken { audience },
+        (true, Some(_)) => return Err(Refused::request("audience is too long")),
+        (true, None) => {
+            return Err(Refused::request("an ID token needs client_id, and in audience the third party it is for"));
+        }
+        // An access token is for this service only.
+        (false, Some(target)) if is_self(services, &target) => Wanted::AccessToken,
+        (false, Some(_)) => {
+            return Err(Refused::bad("invalid_target", "only an ID token may name a third party as audience"));
+        }
+    };
+    let requested_roles: Vec<String> =
+        form.remove("scope").map(|s| s.split_ascii_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+    Ok(Attempt { protocol: Protocol::Oauth, locator, form: form_of_token, token, wanted, requested_roles, source_ip })
+}
+
+fn is_self(services: &Services, audience: &str) -> bool {
+    let installation = &services.installation;
+    audience == installation.public_url || audience == installation.tenant_host()
+}
+
+/// `audience` without a client ID says which trust: a client ID, a trust or binding MRN, or a scope MRN.
+fn locate(services: &Services, which: &str) -> Locator {
+    if !which.starts_with("//") {
+        return Locator::Client(which.to_owned());
+    }
+    match services.installation.mrns.parse(which) {
+        Some(Resource::Trust(scope, id) | Resource::Binding(scope, id)) => Locator::Trust(scope, id),
+        Some(Resource::Scope(scope)) => Locator::Scope(scope, None),
+        _ => Locator::Unknown,
+    }
+}
+
+fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Response {
+    let granted = match answer.result {
+        Ok(granted) => granted,
+        Err(refusal) => return refuse(services, refusal.into(), Some(answer.reference)),
+    };
+    let (issued, token_type) = match kind {
+        CredentialKind::IdToken => (ID_TOKEN, "N_A"),
+        CredentialKind::AccessToken | CredentialKind::KeyPair => (ACCESS_TOKEN, "Bearer"),
+    };
+    let token = match &granted.credential {
+        Minted::Token(token) | Minted::Document(token) => token.to_string(),
+    };
+    let scope = granted.terms.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
+    let body = json!({
+        "access_token": token,
+        "issued_token_type": issued,
+        "token_type": token_type,
+        "expires_in": granted.terms.lifetime,
+        "scope": scope,
+    });
+    finish((StatusCode::OK, Json(body)).into_response(), answer.reference)
+}
+
+fn refuse(services: &Services, refused: Refused, reference: Option<ExchangeId>) -> Response {
+    let reference = reference.unwrap_or_else(|| {
+        let refusal = Refusal::MalformedRequest(refused.description.clone());
+        pipeline::refuse(services, Protocol::Oauth, refusal).reference
+    });
+    let body = json!({
+        "error": refused.error,
+        "error_description": refused.description,
+        "reference": reference.to_string(),
+    });
+    let mut response = (refused.status, Json(body)).into_response();
+    if let Some(seconds) = refused.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    finish(response, reference)
+}
+
+fn finish(mut response: Response, reference: ExchangeId) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    reference::attach(&mut response, reference);
+    response
+}

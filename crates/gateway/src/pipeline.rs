@@ -1,0 +1,599 @@
+//! The one pipeline: locate → verify → match → grant → record. Every protocol is an adapter in front of [`exchange`].
+//!
+//! A decision is taken on one snapshot. Should the configuration have moved on by the time the grant is written, nothing is
+//! written and it is taken again. No credential leaves before its record is durable.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms};
+use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, Protocol, ReplayKey};
+use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, TrustId};
+use sallyport_domain::identity::Identity;
+use sallyport_domain::issuer::IssuerKey;
+use sallyport_domain::matching::{Candidate, Circumstances, Evaluation, choose};
+use sallyport_domain::mrn::Resource;
+use sallyport_domain::provider::{AWS_STS_ISSUER, Provider, ProviderKind};
+use sallyport_domain::role::Permission;
+use sallyport_domain::scope::Scope;
+use sallyport_domain::snapshot::Snapshot;
+use sallyport_domain::trust::client_name;
+use sallyport_identity::aws::SignedRequest;
+use sallyport_identity::jwt::{TimeRules, TokenFault, UnverifiedJwt};
+use sallyport_identity::verifier::{Verification, VerifiedIdentity};
+use sallyport_store::{RecordError, Recorded};
+
+use crate::mint::{self, Minted};
+use crate::services::Services;
+
+/// How often a decision is taken anew because the configuration moved on meanwhile.
+const DECISIONS_AT_MOST: usize = 5;
+/// Seconds by which clocks may differ.
+pub(crate) const LEEWAY: i64 = 30;
+
+/// What the subject token claims to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TokenForm {
+    /// A JWT.
+    Jwt,
+    /// A pre-signed AWS `GetCallerIdentity` request.
+    AwsRequest,
+}
+
+/// How the request says which trusts may decide.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Locator {
+    /// A client ID: exactly one trust.
+    Client(String),
+    /// A trust or binding by its MRN: exactly one trust.
+    Trust(Scope, TrustId),
+    /// The trusts of exactly this scope with this issuer; `None`: the token's own.
+    Scope(Scope, Option<String>),
+    /// Something that names nothing we could have; refused like any other name.
+    Unknown,
+}
+
+/// What the caller wants to have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// A JWT access token.
+    AccessToken,
+    /// A key pair with certificate.
+    KeyPair,
+    /// An OIDC ID token for this third party.
+    IdToken {
+        /// The third party.
+        audience: String,
+    },
+}
+
+impl Wanted {
+    /// The sort of credential.
+    pub const fn kind(&self) -> CredentialKind {
+        match self {
+            Self::AccessToken => CredentialKind::AccessToken,
+            Self::KeyPair => CredentialKind::KeyPair,
+            Self::IdToken { .. } => CredentialKind::IdToken,
+        }
+    }
+}
+
+/// One attempt, as an adapter read it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Through which door.
+    pub protocol: Protocol,
+    /// Which trusts may decide.
+    pub locator: Locator,
+    /// What the token claims to be.
+    pub form: TokenForm,
+    /// The subject token.
+    pub token: String,
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// Roles asked for, by name or MRN; empty means all.
+    pub requested_roles: Vec<String>,
+    /// Where the request comes from.
+    pub source_ip: Option<IpAddr>,
+}
+
+/// What the adapter answers with.
+#[derive(Debug)]
+pub struct Answer {
+    /// The reference.
+    pub reference: ExchangeId,
+    /// A credential whose record is durable, or the refusal.
+    pub result: Result<Granted, Refusal>,
+}
+
+/// A grant that is on record.
+#[derive(Debug)]
+pub struct Granted {
+    /// The credential.
+    pub credential: Minted,
+    /// What it allows and for how long.
+    pub terms: Terms,
+    /// The scope it works in.
+    pub scope: Scope,
+    /// Its MRN.
+    pub credential_mrn: String,
+}
+
+/// A subject token of the right shape, not yet verified.
+pub(crate) enum Decoded {
+    Jwt(UnverifiedJwt),
+    Aws(SignedRequest),
+}
+
+impl Decoded {
+    pub(crate) fn parse(form: TokenForm, token: &str) -> Result<Self, TokenFault> {
+        match form {
+            TokenForm::Jwt => UnverifiedJwt::parse(token.trim()).map(Self::Jwt),
+            TokenForm::AwsRequest => SignedRequest::parse(token.trim()).map(Self::Aws),
+        }
+    }
+
+    /// Rules that need no configuration.
+    pub(crate) fn check_times(&self, services: &Services, protocol: Protocol) -> Result<(), Refusal> {
+        let rules = match protocol {
+            Protocol::Rpc => TimeRules::RPC,
+            Protocol::Oauth => TimeRules::OAUTH,
+        };
+        match self {
+            Self::Jwt(jwt) => {
+                let spiffe = jwt.spiffe_issuer().is_some();
+                jwt.check_times(services.now(), &rules.with_iat_optional(spiffe))
+            }
+            Self::Aws(request) => request.check_times(services.now()),
+        }
+    }
+
+    /// The issuers it may be looked up under when the request names none.
+    pub(crate) fn issuers(&self) -> Vec<String> {
+        match self {
+            Self::Jwt(jwt) => jwt.issuer().map(str::to_owned).into_iter().chain(jwt.spiffe_issuer()).collect(),
+            Self::Aws(_) => vec![AWS_STS_ISSUER.to_owned()],
+        }
+    }
+
+    fn fits(&self, provider: &Provider) -> bool {
+        matches!(self, Self::Aws(_)) == (provider.kind == ProviderKind::AwsSts)
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        match self {
+            Self::Jwt(jwt) => jwt.token_hash(),
+            Self::Aws(request) => request.token_hash(),
+        }
+    }
+
+    fn subject(&self) -> String {
+        match self {
+            Self::Jwt(jwt) => jwt.claims_unverified().text("sub").ok().flatten().unwrap_or_default().to_owned(),
+            Self::Aws(_) => String::new(),
+        }
+    }
+}
+
+/// Finds the candidates for a request. None is the same as any other refusal.
+pub(crate) fn locate(services: &Services, snapshot: &Snapshot, locator: &Locator, decoded: &Decoded) -> Vec<Candidate> {
+    let mut candidates = match locator {
+        Locator::Scope(scope, Some(issuer)) => snapshot.candidates(scope, &IssuerKey::of(issuer)),
+        Locator::Scope(scope, None) => {
+            decoded.issuers().iter().flat_map(|issuer| snapshot.candidates(scope, &IssuerKey::of(issuer))).collect()
+        }
+        one => locate_one(services, snapshot, one).into_iter().collect(),
+    };
+    candidates.retain(|c| decoded.fits(&c.provider));
+    candidates
+}
+
+/// The one trust that a locator names, where it names one.
+pub(crate) fn locate_one(services: &Services, snapshot: &Snapshot, locator: &Locator) -> Option<Candidate> {
+    match locator {
+        Locator::Client(id) => {
+            client_name(id, &services.installation.tenant_domain).and_then(|name| snapshot.candidate_by_client(name))
+        }
+        Locator::Trust(scope, id) => snapshot.candidate(*id).filter(|c| c.trust.trust().scope == *scope),
+        Locator::Scope(..) | Locator::Unknown => None,
+    }
+}
+
+/// Refuses a request that never became an attempt, with a reference all the same.
+pub fn refuse(services: &Services, protocol: Protocol, refusal: Refusal) -> Answer {
+    let reference = ExchangeId(services.new_id());
+    metrics::counter!("sallyport_exchanges_total", "outcome" => "refused", "reason" => "request").increment(1);
+    tracing::info!(%reference, protocol = protocol.name(), ?refusal, "exchange refused");
+    Answer { reference, result: Err(refusal) }
+}
+
+/// One attempt from its token to its answer. Every way out passes here, and is counted here.
+pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
+    let started = Instant::now();
+    let reference = ExchangeId(services.new_id());
+    let run = Run { services, attempt: &attempt, reference };
+    let (result, reason) = run.decide().await;
+    let (outcome, reason) = match &result {
+        Ok(_) => ("granted", ""),
+        Err(Refusal::Unavailable) => ("unavailable", reason),
+        Err(_) => ("refused", reason),
+    };
+    metrics::counter!("sallyport_exchanges_total", "outcome" => outcome, "reason" => reason).increment(1);
+    metrics::histogram!("sallyport_exchange_duration_seconds", "protocol" => attempt.protocol.name())
+        .record(started.elapsed().as_secs_f64());
+    if let Err(refusal) = &result {
+        tracing::info!(%reference, protocol = attempt.protocol.name(), reason, refusal = ?refusal, "exchange refused");
+    }
+    Answer { reference, result }
+}
+
+struct Run<'a> {
+    services: &'a Services,
+    attempt: &'a Attempt,
+    reference: ExchangeId,
+}
+
+/// The proof that everything passed: only matching a verified identity makes one, and only with one can be minted.
+pub struct Grant<'a> {
+    identity: &'a VerifiedIdentity,
+    candidate: &'a Candidate,
+    terms: &'a Terms,
+    credential: CredentialId,
+}
+
+impl<'a> Grant<'a> {
+    /// Who it is.
+    pub const fn identity(&self) -> &'a VerifiedIdentity {
+        self.identity
+    }
+
+    /// The trust that matched.
+    pub const fn candidate(&self) -> &'a Candidate {
+        self.candidate
+    }
+
+    /// What it gives.
+    pub const fn terms(&self) -> &'a Terms {
+        self.terms
+    }
+
+    /// The credential's id, equal to the exchange's.
+    pub const fn credential(&self) -> CredentialId {
+        self.credential
+    }
+}
+
+/// A verification, kept while a decision is taken anew: it holds for this version of this provider.
+struct Verified {
+    provider: ProviderId,
+    version: i64,
+    verification: Verification,
+}
+
+impl Run<'_> {
+    async fn decide(&self) -> (Result<Granted, Refusal>, &'static str) {
+        let services = self.services;
+        if let Err(wait) = services.limits.admit(self.attempt.source_ip) {
+            return (Err(Refusal::RateLimited(wait.0)), "rate_limit");
+        }
+        let decoded = match Decoded::parse(self.attempt.form, &self.attempt.token) {
+            Ok(decoded) => decoded,
+            Err(fault) => return (Err(fault.refusal()), fault.check().name.name()),
+        };
+        if let Err(refusal) = decoded.check_times(services, self.attempt.protocol) {
+            let check =
+                if matches!(refusal, Refusal::MalformedToken(_)) { CheckName::Decode } else { CheckName::Freshness };
+            return (Err(refusal), check.name());
+        }
+        let mut verified: Vec<Verified> = Vec::new();
+        for _ in 0..DECISIONS_AT_MOST {
+            let Ok(snapshot) = services.configuration.current() else {
+                return (Err(Refusal::Unavailable), "configuration");
+            };
+            let candidates = locate(services, &snapshot, &self.attempt.locator, &decoded);
+            if candidates.is_empty() {
+                return (Err(Refusal::Denied), CheckName::Locate.name());
+            }
+            match self.decide_on(&snapshot, &decoded, candidates, &mut verified).await {
+                Some(decided) => return decided,
+                None => {
+                    if services.configuration.refresh().await.is_err() {
+                        return (Err(Refusal::Unavailable), "configuration");
+                    }
+                }
+            }
+        }
+        (Err(Refusal::Unavailable), "configuration")
+    }
+
+    /// Decides on one snapshot. `None`: the configuration moved on, decide again.
+    async fn decide_on(
+        &self,
+        snapshot: &Snapshot,
+        decoded: &Decoded,
+        candidates: Vec<Candidate>,
+        verified: &mut Vec<Verified>,
+    ) -> Option<(Result<Granted, Refusal>, &'static str)> {
+        // The trusts of one scope with one issuer may use that scope's provider or an ancestor's. Each is asked in turn;
+        // the first whose trusts match decides, else the refusal that got furthest.
+        let mut refused: Option<Refused> = None;
+        for (provider, group) in by_provider(candidates) {
+            let verification = self.verify(decoded, &provider, verified).await;
+            let identity = match &verification.outcome {
+                Ok(identity) => identity,
+                Err(refusal) => {
+                    let next = Refused::unverified(&provider, &group, verification, refusal.clone(), self.attempt);
+                    refused = Some(next.or_better(refused));
+                    continue;
+                }
+            };
+            match self.match_and_grant(snapshot, identity, verification, group).await {
+                Attempted::Granted(granted) => return Some((Ok(*granted), "")),
+                Attempted::Superseded => return None,
+                Attempted::Failed(refusal, reason) => return Some((Err(refusal), reason)),
+                Attempted::Refused(next) => refused = Some((*next).or_better(refused)),
+            }
+        }
+        let refused = refused?;
+        Some(self.record_refusal(snapshot, decoded, refused).await)
+    }
+
+    async fn verify<'v>(
+        &self,
+        decoded: &Decoded,
+        provider: &Arc<Provider>,
+        verified: &'v mut Vec<Verified>,
+    ) -> &'v Verification {
+        let known = verified.iter().position(|v| v.provider == provider.id && v.version == provider.version);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let verification = match decoded {
+                    // A disabled provider is not asked, and nobody learns that it is there.
+                    _ if provider.disabled => Verification { checks: Vec::new(), outcome: Err(Refusal::Denied) },
+                    Decoded::Jwt(jwt) => self.services.verifier.verify_jwt(jwt, provider).await,
+                    Decoded::Aws(request) => self.services.verifier.verify_aws(request, provider).await,
+                };
+                verified.push(Verified { provider: provider.id, version: provider.version, verification });
+                verified.len() - 1
+            }
+        };
+        &verified[index].verification
+    }
+
+    async fn match_and_grant(
+        &self,
+        snapshot: &Snapshot,
+        identity: &VerifiedIdentity,
+        verification: &Verification,
+        group: Vec<Candidate>,
+    ) -> Attempted {
+        let services = self.services;
+        let Some((candidate, evaluation)) = self.choose(group, identity.identity()).await else {
+            return Attempted::Failed(Refusal::Unavailable, "internal");
+        };
+        let mut checks = preamble(verification);
+        checks.extend(evaluation.checks);
+        let terms = match evaluation.outcome {
+            Ok(terms) => terms,
+            Err(refusal) => {
+                return Attempted::Refused(Refused::verified(checks, refusal, candidate, identity));
+            }
+        };
+        if matches!(self.attempt.wanted, Wanted::IdToken { .. })
+            && !snapshot.permissions_of(&terms.roles).contains(Permission::IdTokensIssue)
+        {
+            fail(&mut checks, CheckName::Roles, "the roles granted do not allow an ID token for another audience");
+            let refusal = Refusal::Denied;
+            return Attempted::Refused(Refused::verified(checks, refusal, candidate, identity));
+        }
+        if let Err(wait) = services.limits.admit_trust(candidate.trust.trust().id) {
+            return Attempted::Failed(Refusal::RateLimited(wait.0), "rate_limit");
+        }
+        let replay = identity.replay_fingerprint(candidate.provider.replay);
+        checks.push(match &replay {
+            None => Check::skipped(CheckName::Replay),
+            Some(_) => Check::passed(CheckName::Replay).detail("first use of this token"),
+        });
+        let credential = CredentialId(self.reference.0);
+        let grant = Grant { identity, candidate: &candidate, terms: &terms, credential };
+        let (minted, issued) = match mint::mint(services, &grant, &self.attempt.wanted) {
+            Ok(minted) => minted,
+            Err(error) => {
+                tracing::error!(reference = %self.reference, %error, "a credential could not be minted");
+                return Attempted::Failed(Refusal::Unavailable, "mint");
+            }
+        };
+        let facts = Facts { identity: identity.identity(), token_hash: identity.token_hash() };
+        let mut record = self.record(snapshot, &candidate, Some(facts), checks.clone(), replay);
+        record.granted = true;
+        record.service_account = Some(candidate.trust.trust().service_account);
+        record.credential = Some(issued);
+        match services.recorder.record(record, snapshot.revision()).await {
+            Ok(Recorded::Durable) => {
+                let trust = candidate.trust.trust();
+                let scope = trust.scope.clone();
+                let name = Resource::Credential(scope.clone(), trust.service_account, credential);
+                let credential_mrn = services.installation.mrns.format(&name);
+                Attempted::Granted(Box::new(Granted { credential: minted, terms, scope, credential_mrn }))
+            }
+            Ok(Recorded::Superseded) => Attempted::Superseded,
+            Ok(Recorded::Replayed) => {
+                fail(
+                    &mut checks,
+                    CheckName::Replay,
+                    "this token was exchanged before, and the provider allows it once",
+                );
+                Attempted::Refused(Refused::verified(checks, Refusal::Denied, candidate, identity))
+            }
+            Err(RecordError::QueueFull) => Attempted::Failed(Refusal::Unavailable, "queue_full"),
+            Err(RecordError::Unavailable) => Attempted::Failed(Refusal::Unavailable, "database"),
+        }
+    }
+
+    /// Matching, moved off the async threads when a condition may take long.
+    async fn choose(&self, group: Vec<Candidate>, identity: &Identity) -> Option<(Candidate, Evaluation)> {
+        let installation = &self.services.installation;
+        let now = self.services.now();
+        let leeway = LEEWAY;
+        let source_ip = self.attempt.source_ip;
+        if !group.iter().any(Candidate::is_heavy) {
+            let at =
+                Circumstances { installation, now, leeway, source_ip, requested_roles: &self.attempt.requested_roles };
+            return choose(&group, identity, &at).map(|(c, e)| (c.clone(), e));
+        }
+        let (installation, identity, roles) =
+            (installation.clone(), identity.clone(), self.attempt.requested_roles.clone());
+        tokio::task::spawn_blocking(move || {
+            let at = Circumstances { installation: &installation, now, leeway, source_ip, requested_roles: &roles };
+            choose(&group, &identity, &at).map(|(c, e)| (c.clone(), e))
+        })
+        .await
+        .ok()
+        .flatten()
+    }
+
+    async fn record_refusal(
+        &self,
+        snapshot: &Snapshot,
+        decoded: &Decoded,
+        refused: Refused,
+    ) -> (Result<Granted, Refusal>, &'static str) {
+        let Refused { checks, refusal, candidate, identity, verified } = refused;
+        let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
+        let trust = candidate.trust.trust();
+        if verified || self.services.limits.record_unverified(candidate.provider.id, &trust.scope) {
+            let facts = identity.as_ref().map(|identity| Facts { identity, token_hash: decoded.hash() });
+            let mut record = self.record(snapshot, &candidate, facts, checks, None);
+            record.reason = Some(reason.to_owned());
+            record.token_hash = decoded.hash();
+            if record.subject.is_empty() {
+                record.subject = decoded.subject();
+            }
+            if !verified {
+                record.trust = None;
+            }
+            if let Err(error) = self.services.recorder.record(record, snapshot.revision()).await {
+                tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
+                return (Err(Refusal::Unavailable), "database");
+            }
+        } else {
+            metrics::counter!("sallyport_exchanges_unrecorded_total").increment(1);
+        }
+        (Err(refusal), reason)
+    }
+
+    fn record(
+        &self,
+        snapshot: &Snapshot,
+        candidate: &Candidate,
+        facts: Option<Facts<'_>>,
+        checks: Vec<Check>,
+        replay: Option<ReplayKey>,
+    ) -> ExchangeRecord {
+        let trust = candidate.trust.trust();
+        ExchangeRecord {
+            id: self.reference,
+            time: self.services.now(),
+            scope: trust.scope.clone(),
+            organization: snapshot.organization_of_scope(&trust.scope),
+            granted: false,
+            reason: None,
+            protocol: self.attempt.protocol,
+            trust: Some(trust.id),
+            binding: trust.binding,
+            provider: Some(candidate.provider.id),
+            service_account: None,
+            issuer: candidate.provider.issuer.as_str().to_owned(),
+            subject: facts.as_ref().map(|f| f.identity.subject.clone()).unwrap_or_default(),
+            source_ip: self.attempt.source_ip.map(|ip| ip.to_string()),
+            token_hash: facts.map(|f| f.token_hash).unwrap_or_default(),
+            credential: None,
+            checks,
+            replay,
+        }
+    }
+}
+
+struct Facts<'a> {
+    identity: &'a Identity,
+    token_hash: [u8; 32],
+}
+
+enum Attempted {
+    Granted(Box<Granted>),
+    Superseded,
+    /// Nothing to record: the attempt was not decided.
+    Failed(Refusal, &'static str),
+    Refused(Box<Refused>),
+}
+
+/// A refusal on its way to the record.
+struct Refused {
+    checks: Vec<Check>,
+    refusal: Refusal,
+    candidate: Candidate,
+    identity: Option<Identity>,
+    verified: bool,
+}
+
+impl Refused {
+    fn verified(checks: Vec<Check>, refusal: Refusal, candidate: Candidate, identity: &VerifiedIdentity) -> Box<Self> {
+        Box::new(Self { checks, refusal, candidate, identity: Some(identity.identity().clone()), verified: true })
+    }
+
+    fn unverified(
+        provider: &Arc<Provider>,
+        group: &[Candidate],
+        verification: &Verification,
+        refusal: Refusal,
+        attempt: &Attempt,
+    ) -> Self {
+        let mut checks = preamble(verification);
+        if provider.disabled {
+            checks.push(Check::failed(CheckName::Enabled).actual("the provider is disabled"));
+        }
+        debug_assert!(!group.is_empty(), "a provider is asked only for the candidates that use it");
+        tracing::debug!(provider = %provider.id, protocol = attempt.protocol.name(), "a subject token did not verify");
+        Self { checks, refusal, candidate: group[0].clone(), identity: None, verified: false }
+    }
+
+    /// Of two refusals the one that got further: a verified identity before none.
+    fn or_better(self, other: Option<Self>) -> Self {
+        match other {
+            Some(other) if other.verified && !self.verified => other,
+            _ => self,
+        }
+    }
+}
+
+/// Groups candidates by provider, in the order in which the providers first appear.
+pub(crate) fn by_provider(candidates: Vec<Candidate>) -> Vec<(Arc<Provider>, Vec<Candidate>)> {
+    let mut groups: Vec<(Arc<Provider>, Vec<Candidate>)> = Vec::with_capacity(1);
+    for candidate in candidates {
+        match groups.iter_mut().find(|(provider, _)| provider.id == candidate.provider.id) {
+            Some((_, group)) => group.push(candidate),
+            None => groups.push((Arc::clone(&candidate.provider), vec![candidate])),
+        }
+    }
+    groups
+}
+
+/// Locate and decode passed; then what verification says.
+pub(crate) fn preamble(verification: &Verification) -> Vec<Check> {
+    let mut checks = vec![Check::passed(CheckName::Locate), Check::passed(CheckName::Decode)];
+    checks.extend(verification.checks.iter().cloned());
+    checks
+}
+
+/// Turns a check into a failure, or adds it.
+pub(crate) fn fail(checks: &mut Vec<Check>, name: CheckName, detail: &str) {
+    match checks.iter_mut().find(|c| c.name == name) {
+        Some(check) => {
+            check.outcome = CheckOutcome::Failed;
+            check.detail = Some(detail.to_owned());
+        }
+        None => checks.push(Check::failed(name).detail(detail)),
+    }
+}

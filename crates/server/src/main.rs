@@ -1,0 +1,75 @@
+//! `sallyport`: workload identity federation, self-hosted. This file is the command line; [`serve`] is the program.
+
+mod keys;
+mod master_key;
+mod middleware;
+mod monitoring;
+mod quickstart;
+mod serve;
+mod settings;
+mod telemetry;
+mod tls;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::settings::{Flags, Settings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Workload identity federation: a workload shows the token its own platform gives it, and gets a short-lived credential
+/// limited to what an admin granted.
+#[derive(Parser)]
+#[command(name = "sallyport", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    ///
+    /// Settings come from --config FILE (TOML), then the environment, then flags; later wins.
+    Serve(Box<Flags>),
+    /// Show the whole story on this machine: server, issuer, binding, exchange, refusal
+    ///
+    /// Starts the server on an embedded database in a temporary folder, and a local HTTPS OIDC issuer that plays the CI
+    /// platform; then keeps serving.
+    Quickstart(quickstart::Options),
+    /// Check the settings and say what is wrong with them, without starting anything
+    CheckConfig(Box<Flags>),
+}
+
+#[expect(clippy::print_stderr, reason = "the program's last words go to standard error")]
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sallyport: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    // Exactly one TLS and one JWT provider, chosen here rather than guessed by the libraries.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the async runtime did not start")?;
+    match cli.command {
+        Command::Serve(flags) => runtime.block_on(serve::serve(Settings::load(*flags)?)),
+        Command::Quickstart(options) => runtime.block_on(quickstart::run(options)),
+        Command::CheckConfig(flags) => check_config(*flags),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn check_config(flags: Flags) -> Result<()> {
+    let settings = Settings::load(flags)?;
+    println!("the settings are right; the server would listen on {}", settings.listen);
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Health and metrics for operators.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sallyport_gateway::Services;
+
+/// `/livez` and `/readyz`, for both listeners.
+pub fn health(services: Arc<Services>) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(services)
+}
+
+/// The admin listener: health, and metrics when they are collected.
+pub fn admin(services: Arc<Services>, metrics: Option<PrometheusHandle>) -> Router {
+    let router = health(services);
+    match metrics {
+        None => router,
+        Some(handle) => router.route(
+            "/metrics",
+            get(|| async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()) }),
+        ),
+    }
+}
+
+/// Ready when the configuration is confirmed, the database answers and there are keys to sign with.
+async fn readyz(State(services): State<Arc<Services>>) -> Response {
+    if services.configuration.current().is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "configuration: not confirmed by the database\n").into_response();
+    }
+    if services.store.ping().await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n").into_response();
+    }
+    "ok\n".into_response()
+}

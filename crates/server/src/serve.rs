@@ -1,0 +1,230 @@
+//! The program: everything wired together, started, and drained again.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum_server::Handle;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sallyport_credentials::secret::{generate_api_token, hash_secret};
+use sallyport_domain::clock::{Clock, SystemClock};
+use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
+use sallyport_domain::id::ApiTokenId;
+use sallyport_domain::matching::Installation;
+use sallyport_domain::principal::ApiToken;
+use sallyport_domain::role::{BuiltInRole, RoleRef};
+use sallyport_domain::scope::Scope;
+use sallyport_gateway::Services;
+use sallyport_gateway::address::TrustedProxies;
+use sallyport_gateway::limits::Limits;
+use sallyport_graphql::GraphqlOptions;
+use sallyport_identity::outbound::Outbound;
+use sallyport_identity::verifier::Verifier;
+use sallyport_store::{Configuration, Recorder, RecorderOptions, Store, StoreOptions};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::settings::Settings;
+use crate::{keys, master_key, middleware, monitoring, telemetry, tls};
+
+/// Exchanges waiting for their record at most; more are answered 503.
+const RECORDS_WAITING: usize = 8_192;
+/// How long requests in flight may take to finish once the process was asked to stop.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server that answers.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its shared parts.
+    pub services: Arc<Services>,
+    /// The API token made on the first start, when none was set.
+    pub first_token: Option<SecretString>,
+    handles: Vec<Handle<SocketAddr>>,
+    tasks: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+}
+
+/// Runs until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// When a setting, the database or a listener keeps it from starting, or a listener dies.
+#[expect(clippy::print_stdout, reason = "the first token is shown once, to whoever started the server, and to no log")]
+pub async fn serve(settings: Settings) -> Result<()> {
+    telemetry::start_logging(&settings.log, settings.log_format)?;
+    let metrics = telemetry::start_metrics()?;
+    let running = start(settings, Some(metrics)).await?;
+    if let Some(token) = &running.first_token {
+        println!("First start. The API token of the platform owner, shown only this once:\n\n  {}\n", token.expose_secret());
+    }
+    tracing::info!(address = %running.address, public_url = running.services.installation.public_url, "serving");
+    stop_signal().await?;
+    tracing::info!("draining");
+    running.stop().await
+}
+
+/// Starts everything and returns once the listener answers.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Running> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    if settings.is_embedded() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&settings.data_dir)
+            .with_context(|| format!("data_dir: cannot make {}", settings.data_dir.display()))?;
+    }
+    let master = master_key::load(&settings, &*entropy)?;
+    let listener = bind("listen", settings.listen)?;
+    let address = listener.local_addr()?;
+
+    let options = StoreOptions {
+        url: settings.database_url.expose_secret().to_owned(),
+        max_connections: settings.database_connections,
+    };
+    let store = Store::connect(&options).await.context("database_url")?;
+    store.migrate().await.context("the database could not be migrated")?;
+    let first_token = bootstrap(&store, settings.bootstrap_token.as_ref(), &*clock, &*entropy).await?;
+    let ring = keys::load(&store, &master, &*clock, &*entropy).await?;
+    let configuration = Configuration::start(store.clone()).await.context("the configuration could not be loaded")?;
+    let recorder = Recorder::start(store.clone(), Arc::clone(&configuration), RecorderOptions { queue: RECORDS_WAITING });
+    let outbound = Outbound::new(settings.outbound.clone()).context("outbound settings")?;
+
+    let services = Arc::new(Services {
+        installation: installation(&settings, address),
+        configuration,
+        store,
+        recorder,
+        verifier: Arc::new(Verifier::new(outbound, Arc::clone(&clock))),
+        keys: ArcSwap::from_pointee(ring),
+        clock,
+        entropy,
+        trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
+        limits: Limits::new(settings.limit_global, settings.limit_per_address, settings.limit_per_trust),
+    });
+    keys::keep_rotating(Arc::clone(&services), master);
+
+    let mut running = Running { address, services, first_token, handles: Vec::new(), tasks: Vec::new() };
+    let graphql = GraphqlOptions { introspection: settings.graphql_introspection, ..GraphqlOptions::default() };
+    let routes = sallyport_gateway::router(Arc::clone(&running.services))
+        .merge(sallyport_graphql::router(Arc::clone(&running.services), graphql))
+        .merge(monitoring::health(Arc::clone(&running.services)));
+    let routes = middleware::wrap(routes, Arc::clone(&running.services));
+    running.listen(listener, routes, settings.tls)?;
+    if let Some(admin) = settings.admin_listen {
+        let listener = bind("admin_listen", admin)?;
+        tracing::info!(address = %listener.local_addr()?, "admin listener");
+        running.listen(listener, monitoring::admin(Arc::clone(&running.services), metrics), None)?;
+    }
+    Ok(running)
+}
+
+impl Running {
+    fn listen(&mut self, listener: TcpListener, routes: Router, files: Option<(std::path::PathBuf, std::path::PathBuf)>) -> Result<()> {
+        let handle = Handle::new();
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let task = match files {
+            Some((cert, key)) => {
+                let mut server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());
+                guard(server.http_builder());
+                tokio::spawn(server.serve(service))
+            }
+            None => {
+                let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+                guard(server.http_builder());
+                tokio::spawn(server.serve(service))
+            }
+        };
+        self.handles.push(handle);
+        self.tasks.push(task);
+        Ok(())
+    }
+
+    /// Stops taking connections, lets requests in flight finish, then closes the database.
+    ///
+    /// # Errors
+    /// When a listener had died.
+    pub async fn stop(self) -> Result<()> {
+        for handle in &self.handles {
+            handle.graceful_shutdown(Some(DRAIN));
+        }
+        for task in self.tasks {
+            task.await.context("a listener panicked")?.context("a listener failed")?;
+        }
+        self.services.recorder.shutdown().await;
+        self.services.configuration.close();
+        self.services.store.close().await;
+        Ok(())
+    }
+}
+
+/// Clients that dawdle over their request are cut off.
+fn guard(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
+    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(hyper_util::rt::TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(HEAD_TIMEOUT);
+}
+
+fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| format!("{setting}: cannot listen on {address}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn installation(settings: &Settings, address: SocketAddr) -> Installation {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let public_url = settings.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
+    let host = public_url.split_once("://").map_or(public_url.as_str(), |(_, host)| host).to_owned();
+    Installation {
+        tenant_domain: settings.tenant_domain.clone().unwrap_or(host),
+        public_url,
+        mrns: settings.mrn_domain.clone(),
+        audience_policy: settings.audience_policy,
+    }
+}
+
+/// Puts the first API token into an empty database: the one that was set, or a fresh one, which is returned.
+async fn bootstrap(
+    store: &Store,
+    given: Option<&SecretString>,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Option<SecretString>> {
+    let (fresh, secret_hash) = match given {
+        Some(token) => (None, hash_secret(token.expose_secret())),
+        None => {
+            let (token, hash) = generate_api_token(entropy);
+            (Some(token), hash)
+        }
+    };
+    let now = clock.now();
+    let token = ApiToken {
+        id: ApiTokenId(uuid_v7(now, entropy)),
+        scope: Scope::Platform,
+        name: "bootstrap".to_owned(),
+        description: Some("The first platform owner.".to_owned()),
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Owner)],
+        secret_hash,
+        created_at: now,
+        created_by: String::new(),
+    };
+    let taken = store.bootstrap(&token).await.context("the first API token could not be stored")?;
+    Ok(fresh.filter(|_| taken))
+}
+
+async fn stop_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
