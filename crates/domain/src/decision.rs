@@ -159,7 +159,7 @@ fn kept(mut text: String) -> String {
 pub enum Refusal {
     /// The request itself is wrong: what is, and what would be right.
     MalformedRequest(String),
-    /// The subject token is not well-formed: what is wrong with it.
+    /// The subject token is not well-formed: a whole sentence about what is wrong with it.
     MalformedToken(String),
     /// The subject token has ended.
     Expired,

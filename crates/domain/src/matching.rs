@@ -161,7 +161,8 @@ impl Candidate {
             return check(held).expected(format!("one of: {}", joined(allowed))).actual(actual);
         }
         let installation = at.installation;
-        if installation.audience_policy == AudiencePolicy::Any {
+        // What the provider asks for explicitly is not waived by a lax default.
+        if installation.audience_policy == AudiencePolicy::Any && !self.provider.require_audience_header {
             return Check::skipped(CheckName::Audience)
                 .actual(actual)
                 .detail("the server accepts every audience (audience_policy = any)");

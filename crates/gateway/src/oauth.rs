@@ -72,9 +72,7 @@ impl From<Refusal> for Refused {
         let grant = |words: &str| Self::bad("invalid_grant", words);
         match refusal {
             Refusal::MalformedRequest(what) => Self::request(what),
-            Refusal::MalformedToken(what) => {
-                Self::bad("invalid_grant", format!("the subject token is malformed: {what}"))
-            }
+            Refusal::MalformedToken(what) => Self::bad("invalid_grant", what),
             Refusal::Expired => grant("the subject token has expired"),
             Refusal::TooLittleTimeLeft => grant("the subject token ends too soon; get a fresh one"),
             Refusal::FromTheFuture => grant("the subject token is not valid yet; check the issuer's clock"),
@@ -265,4 +263,31 @@ fn finish(mut response: Response, reference: ExchangeId) -> Response {
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
     reference::attach(&mut response, reference);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::every_refusal;
+
+    /// Every refusal with its status, code and words: a change of any shows in review.
+    #[test]
+    fn refusals() {
+        let table: Vec<String> = every_refusal()
+            .into_iter()
+            .map(|refusal| {
+                let refused = Refused::from(refusal);
+                format!("{} {} {}", refused.status.as_u16(), refused.error, refused.description)
+            })
+            .collect();
+        insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn repeated_parameters_are_refused_and_empty_ones_are_absent() {
+        assert!(read_form(b"a=1&a=2").is_err());
+        assert!(read_form(b"a=&a=2").is_err());
+        let form = read_form(b"a=&b=x%20y").unwrap();
+        assert_eq!((form.get("a"), form.get("b").map(String::as_str)), (None, Some("x y")));
+    }
 }

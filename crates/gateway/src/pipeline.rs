@@ -597,3 +597,21 @@ pub(crate) fn fail(checks: &mut Vec<Check>, name: CheckName, detail: &str) {
         None => checks.push(Check::failed(name).detail(detail)),
     }
 }
+
+/// One of each refusal, for the tables of words that each protocol shows in its tests.
+#[cfg(test)]
+pub(crate) fn every_refusal() -> Vec<Refusal> {
+    vec![
+        Refusal::MalformedRequest("what is wrong".into()),
+        Refusal::MalformedToken("the subject token has no signature".into()),
+        Refusal::Expired,
+        Refusal::TooLittleTimeLeft,
+        Refusal::FromTheFuture,
+        Refusal::AlgorithmNotAllowed,
+        Refusal::AudienceNotAccepted,
+        Refusal::RolesBeyondGrant,
+        Refusal::Denied,
+        Refusal::RateLimited(7),
+        Refusal::Unavailable,
+    ]
+}

@@ -163,6 +163,10 @@ impl Encoding {
             Self::Protobuf => {
                 M::decode(body).map_err(|_| "the body is not the protobuf message of this method".to_owned())
             }
+            // serde would take an array for a message, member by member.
+            Self::Json if !body.trim_ascii_start().starts_with(b"{") => {
+                Err("the body is not the JSON message of this method: it must be an object".to_owned())
+            }
             Self::Json => serde_json::from_slice(body).map_err(|error| {
                 format!(
                     "the body is not the JSON message of this method (line {}, column {})",
@@ -270,7 +274,7 @@ fn refuse(encoding: Encoding, refusal: Refusal, reference: ExchangeId) -> Respon
 fn words(refusal: Refusal) -> (Code, String) {
     match refusal {
         Refusal::MalformedRequest(what) => (Code::InvalidArgument, what),
-        Refusal::MalformedToken(what) => (Code::InvalidArgument, format!("the subject token is malformed: {what}")),
+        Refusal::MalformedToken(what) => (Code::InvalidArgument, what),
         Refusal::Expired => (Code::Unauthenticated, "the subject token has expired".into()),
         Refusal::TooLittleTimeLeft => (
             Code::Unauthenticated,
@@ -370,4 +374,87 @@ fn check_headers(headers: &HeaderMap) -> Result<(), String> {
         return Err("Request-Timeout must be a whole number and one of H, M, S, m, u, n, such as 30S".to_owned());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::every_refusal;
+
+    /// Every refusal with its code, status and words: a change of any shows in review.
+    #[test]
+    fn refusals() {
+        let table: Vec<String> = every_refusal()
+            .into_iter()
+            .map(|refusal| {
+                let (code, words) = words(refusal);
+                format!("{:>2} {} {words}", code as i32, code.status().as_u16())
+            })
+            .collect();
+        insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn errors_are_never_empty_in_either_encoding() {
+        for encoding in [Encoding::Protobuf, Encoding::Json] {
+            let response = encoding.fail(Code::PermissionDenied, "no");
+            assert_eq!(response.status(), StatusCode::FORBIDDEN);
+            assert!(!axum::body::HttpBody::is_end_stream(response.body()));
+        }
+    }
+
+    #[test]
+    fn content_negotiation_is_that_of_the_reference_server() {
+        let headers = |pairs: &[(header::HeaderName, &str)]| -> HeaderMap {
+            pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+        };
+        let request = |value: &str| Encoding::of_request(&headers(&[(header::CONTENT_TYPE, value)]));
+        assert_eq!(request("application/json; charset=utf-8"), Ok(Encoding::Json));
+        assert_eq!(request("application/protobuf"), Ok(Encoding::Protobuf));
+        assert_eq!(request("application/octet-stream"), Ok(Encoding::Protobuf));
+        assert_eq!(Encoding::of_request(&HeaderMap::new()), Ok(Encoding::Json));
+        assert_eq!(request("application/x-www-form-urlencoded"), Err("application/x-www-form-urlencoded".into()));
+        let response = |pairs: &[(header::HeaderName, &str)]| Encoding::of_response(&headers(pairs));
+        assert_eq!(response(&[(header::ACCEPT, "application/protobuf")]), Encoding::Protobuf);
+        assert_eq!(
+            response(&[(header::ACCEPT, "*/*"), (header::CONTENT_TYPE, "application/protobuf")]),
+            Encoding::Json
+        );
+        assert_eq!(response(&[(header::CONTENT_TYPE, "application/protobuf")]), Encoding::Protobuf);
+        assert_eq!(response(&[]), Encoding::Json);
+    }
+
+    #[test]
+    fn request_timeouts_are_a_number_and_a_unit() {
+        let check = |value: &str| {
+            check_headers(&[("request-timeout".parse().unwrap(), value.parse().unwrap())].into_iter().collect())
+        };
+        assert!(check("30S").is_ok());
+        for bad in ["30", "S", "-1S", "1.5S", "999999999S", "30s"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn json_takes_both_spellings_and_null_and_ignores_the_unknown() {
+        let read = |text: &str| Encoding::Json.decode::<ExchangeExternalTokenRequest>(text.as_bytes());
+        let message = read(r#"{"issuerUri":"i","audience":null,"jwt_token":"t","other":[1]}"#).unwrap();
+        assert_eq!(
+            (message.issuer_uri.as_str(), message.audience.as_str(), message.jwt_token.as_str()),
+            ("i", "", "t")
+        );
+        assert!(read(r#"{"jwt_token":1}"#).is_err());
+        assert!(read(r#"{"jwt_token":"a","jwtToken":"b"}"#).is_err());
+        assert!(read("[]").is_err());
+        let secret = read(r#"{"jwt_token":"SECRET" "#).unwrap_err();
+        assert!(!secret.contains("SECRET"), "{secret}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bodies_never_panic(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = Encoding::Json.decode::<ExchangeExternalTokenRequest>(&body);
+            let _ = Encoding::Protobuf.decode::<ExchangeExternalTokenRequest>(&body);
+        }
+    }
 }
