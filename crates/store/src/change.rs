@@ -1,0 +1,373 @@
+//! What a mutation writes. All writes of one mutation, their place in the change feed and their audit entries are one
+//! transaction, which begins by moving the configuration's revision on: whoever planned on an older revision changes nothing.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
+use sallyport_domain::principal::{ApiToken, ServiceAccount};
+use sallyport_domain::provider::Provider;
+use sallyport_domain::role::{Role, RoleName};
+use sallyport_domain::scope::{Organization, Scope, Space};
+use sallyport_domain::snapshot::{Change, Snapshot};
+use sallyport_domain::trust::Trust;
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, Iterable,
+    PrimaryKeyToColumn, QueryFilter, QuerySelect,
+};
+use uuid::Uuid;
+
+use crate::entity::{
+    api_token, audit_entry, configuration_change, configuration_revision, organization, provider, revoked_credential,
+    role, service_account, space, trust, trust_usage,
+};
+use crate::error::StoreError;
+use crate::load::changes_of;
+use crate::store::{Store, retry};
+
+/// For how many revisions it is remembered what changed. A replica that is further behind loads everything.
+const FEED_KEPT: i64 = 10_000;
+
+/// One write of a mutation. `Put` makes or replaces; deleting what is not there is no error.
+/// Writes are done in the order given: put an account before its trust, delete a trust before its account.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Makes or replaces an organization.
+    PutOrganization(Organization),
+    /// Deletes an organization; [`Constraint::InUse`](crate::Constraint::InUse) while it has spaces or roles.
+    DeleteOrganization(OrganizationId),
+    /// Makes or replaces a space.
+    PutSpace(Space),
+    /// Deletes a space. What belongs to it must be deleted by the same plan.
+    DeleteSpace(SpaceId),
+    /// Makes or replaces an organization's own role.
+    PutRole(Role),
+    /// Deletes an organization's own role.
+    DeleteRole(OrganizationId, RoleName),
+    /// Makes or replaces a service account.
+    PutServiceAccount(ServiceAccount),
+    /// Deletes a service account; [`Constraint::InUse`](crate::Constraint::InUse) while trusts refer to it.
+    DeleteServiceAccount(ServiceAccountId),
+    /// Makes or replaces an API token.
+    PutApiToken(ApiToken),
+    /// Deletes an API token.
+    DeleteApiToken(ApiTokenId),
+    /// Makes or replaces a provider; [`Constraint::ProviderExists`](crate::Constraint::ProviderExists) when its scope has another for the issuer.
+    PutProvider(Provider),
+    /// Deletes a provider; [`Constraint::InUse`](crate::Constraint::InUse) while trusts refer to it.
+    DeleteProvider(ProviderId),
+    /// Deletes a provider that a binding made, unless a trust is left; leaves any other provider alone.
+    DeleteProviderIfUnused(ProviderId),
+    /// Makes or replaces a trust; its provider and service account must be there.
+    PutTrust {
+        /// The trust.
+        trust: Trust,
+        /// For bindings: [`binding_fingerprint`](crate::binding_fingerprint), of which there is one;
+        /// [`Constraint::BindingExists`](crate::Constraint::BindingExists) otherwise. `None` for other trusts.
+        binding_fingerprint: Option<[u8; 32]>,
+    },
+    /// Deletes a trust.
+    DeleteTrust(TrustId),
+    /// Ends one credential.
+    RevokeCredential {
+        /// The credential.
+        id: CredentialId,
+        /// When it would have ended by itself; it is remembered until then.
+        until: Timestamp,
+    },
+    /// Records who did what. A mutation of audit entries alone leaves the revision as it is.
+    Audit(AuditEntry),
+}
+
+/// One management change, for the record. Never holds a secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuditEntry {
+    /// A fresh UUIDv7.
+    pub id: Uuid,
+    /// When it was done.
+    pub time: Timestamp,
+    /// MRN of the principal who did it.
+    pub actor: String,
+    /// What was done, such as `wifbinding.create`.
+    pub action: String,
+    /// MRN of what it was done to.
+    pub target: String,
+    /// The scope of the target.
+    pub scope: Scope,
+    /// The organization that scope belongs to, when it is not the platform.
+    pub organization: Option<OrganizationId>,
+    /// What it was before.
+    pub before: Option<serde_json::Value>,
+    /// What it is now.
+    pub after: Option<serde_json::Value>,
+    /// The request's `x-request-id`.
+    pub request_id: Option<String>,
+}
+
+/// What a row of the change feed names.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Changed {
+    Organization(OrganizationId),
+    Space(SpaceId),
+    Role(OrganizationId, RoleName),
+    ServiceAccount(ServiceAccountId),
+    ApiToken(ApiTokenId),
+    Provider(ProviderId),
+    Trust(TrustId),
+    Credential(CredentialId),
+}
+
+impl Changed {
+    fn row(&self, revision: i64) -> configuration_change::Model {
+        let (kind, key) = match self {
+            Self::Organization(id) => ("organization", id.to_string()),
+            Self::Space(id) => ("space", id.to_string()),
+            Self::Role(organization, name) => ("role", format!("{organization}/{name}")),
+            Self::ServiceAccount(id) => ("service_account", id.to_string()),
+            Self::ApiToken(id) => ("api_token", id.to_string()),
+            Self::Provider(id) => ("provider", id.to_string()),
+            Self::Trust(id) => ("trust", id.to_string()),
+            Self::Credential(id) => ("credential", id.to_string()),
+        };
+        configuration_change::Model { revision, kind: kind.to_owned(), key }
+    }
+
+    /// `None` when the row is of a kind that this version does not know.
+    pub(crate) fn parse(kind: &str, key: &str) -> Option<Self> {
+        match kind {
+            "organization" => OrganizationId::parse(key).map(Self::Organization),
+            "space" => SpaceId::parse(key).map(Self::Space),
+            "role" => {
+                let (organization, name) = key.split_once('/')?;
+                Some(Self::Role(OrganizationId::parse(organization)?, RoleName::parse(name)?))
+            }
+            "service_account" => ServiceAccountId::parse(key).map(Self::ServiceAccount),
+            "api_token" => ApiTokenId::parse(key).map(Self::ApiToken),
+            "provider" => ProviderId::parse(key).map(Self::Provider),
+            "trust" => TrustId::parse(key).map(Self::Trust),
+            "credential" => CredentialId::parse(key).map(Self::Credential),
+            _ => None,
+        }
+    }
+}
+
+/// What became of a mutation's writes.
+pub(crate) enum Committed {
+    /// They are durable, as this revision, which differs from the one they were planned on by these changes.
+    At(i64, Vec<Change>),
+    /// There was nothing to change but the record.
+    Unchanged,
+    /// The configuration has moved on since they were planned: nothing was written.
+    Overtaken,
+}
+
+impl Store {
+    /// Writes all of it, or nothing.
+    pub(crate) async fn commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {
+        retry(|| self.try_commit(base, writes)).await
+    }
+
+    async fn try_commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {
+        if writes.is_empty() {
+            return Ok(Committed::Unchanged);
+        }
+        let transaction = self.begin_write().await?;
+        if writes.iter().all(|write| matches!(write, Write::Audit(_))) {
+            for write in writes {
+                apply(&transaction, write, &mut HashMap::new()).await?;
+            }
+            transaction.commit().await?;
+            return Ok(Committed::Unchanged);
+        }
+        if !advance_revision(&transaction, base.revision()).await? {
+            transaction.rollback().await?;
+            return Ok(Committed::Overtaken);
+        }
+        let mut issuers = HashMap::new();
+        let mut changed = BTreeSet::new();
+        for write in writes {
+            changed.extend(apply(&transaction, write, &mut issuers).await?);
+        }
+        let revision = base.revision() + 1;
+        announce(&transaction, revision, &changed).await?;
+        let changes = changes_of(&transaction, changed, base).await?;
+        transaction.commit().await?;
+        Ok(Committed::At(revision, changes))
+    }
+}
+
+/// Moves the revision on from `from`; false when it is not there any more.
+pub(crate) async fn advance_revision(db: &impl ConnectionTrait, from: i64) -> Result<bool, StoreError> {
+    use configuration_revision::{Column, Entity, ONLY};
+    let moved = Entity::update_many()
+        .col_expr(Column::Revision, Expr::col(Column::Revision).add(1_i64))
+        .filter(Column::Id.eq(ONLY))
+        .filter(Column::Revision.eq(from))
+        .exec(db)
+        .await?;
+    Ok(moved.rows_affected == 1)
+}
+
+/// Writes the rows of the change feed for `revision`, and forgets those that are old.
+pub(crate) async fn announce(
+    db: &impl ConnectionTrait,
+    revision: i64,
+    changed: &BTreeSet<Changed>,
+) -> Result<(), StoreError> {
+    use configuration_change::{ActiveModel, Column, Entity};
+    let rows: Vec<ActiveModel> = changed.iter().map(|changed| changed.row(revision).into_active_model()).collect();
+    for chunk in rows.chunks(1_000) {
+        Entity::insert_many(chunk.to_vec()).exec_without_returning(db).await?;
+    }
+    Entity::delete_many().filter(Column::Revision.lte(revision - FEED_KEPT)).exec(db).await?;
+    Ok(())
+}
+
+async fn apply(
+    db: &impl ConnectionTrait,
+    write: &Write,
+    issuers: &mut HashMap<ProviderId, String>,
+) -> Result<Option<Changed>, StoreError> {
+    Ok(Some(match write {
+        Write::PutOrganization(value) => {
+            put(db, organization::Model::of(value)).await?;
+            Changed::Organization(value.id.clone())
+        }
+        Write::DeleteOrganization(id) => {
+            organization::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            Changed::Organization(id.clone())
+        }
+        Write::PutSpace(value) => {
+            put(db, space::Model::of(value)).await?;
+            Changed::Space(value.id.clone())
+        }
+        Write::DeleteSpace(id) => {
+            space::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            Changed::Space(id.clone())
+        }
+        Write::PutRole(value) => {
+            put(db, role::Model::of(value)).await?;
+            Changed::Role(value.organization.clone(), value.name.clone())
+        }
+        Write::DeleteRole(organization, name) => {
+            role::Entity::delete_by_id((organization.to_string(), name.to_string())).exec(db).await?;
+            Changed::Role(organization.clone(), name.clone())
+        }
+        Write::PutServiceAccount(value) => {
+            put(db, service_account::Model::of(value)).await?;
+            Changed::ServiceAccount(value.id)
+        }
+        Write::DeleteServiceAccount(id) => {
+            service_account::Entity::delete_by_id(id.0).exec(db).await?;
+            Changed::ServiceAccount(*id)
+        }
+        Write::PutApiToken(value) => {
+            put(db, api_token::Model::of(value)).await?;
+            Changed::ApiToken(value.id)
+        }
+        Write::DeleteApiToken(id) => {
+            api_token::Entity::delete_by_id(id.0).exec(db).await?;
+            Changed::ApiToken(*id)
+        }
+        Write::PutProvider(value) => {
+            put_provider(db, value, issuers).await?;
+            Changed::Provider(value.id)
+        }
+        Write::DeleteProvider(id) => {
+            provider::Entity::delete_by_id(id.0).exec(db).await?;
+            Changed::Provider(*id)
+        }
+        Write::DeleteProviderIfUnused(id) => {
+            let trusts = Query::select()
+                .expr(Expr::val(1_i32))
+                .from(trust::Entity)
+                .and_where(trust::Column::ProviderId.eq(id.0))
+                .take();
+            provider::Entity::delete_by_id(id.0)
+                .filter(provider::Column::Implicit.eq(true))
+                .filter(Expr::exists(trusts).not())
+                .exec(db)
+                .await?;
+            Changed::Provider(*id)
+        }
+        Write::PutTrust { trust, binding_fingerprint } => {
+            put_trust(db, trust, *binding_fingerprint, issuers).await?;
+            Changed::Trust(trust.id)
+        }
+        Write::DeleteTrust(id) => {
+            trust_usage::Entity::delete_by_id(id.0).exec(db).await?;
+            trust::Entity::delete_by_id(id.0).exec(db).await?;
+            Changed::Trust(*id)
+        }
+        Write::RevokeCredential { id, until } => {
+            put(db, revoked_credential::Model { id: id.0, until: until.micros() }).await?;
+            Changed::Credential(*id)
+        }
+        Write::Audit(entry) => {
+            audit_entry::Entity::insert(audit_entry::Model::of(entry).into_active_model())
+                .exec_without_returning(db)
+                .await?;
+            return Ok(None);
+        }
+    }))
+}
+
+async fn put_provider(
+    db: &impl ConnectionTrait,
+    value: &Provider,
+    issuers: &mut HashMap<ProviderId, String>,
+) -> Result<(), StoreError> {
+    let issuer = value.issuer.as_str();
+    put(db, provider::Model::of(value)).await?;
+    trust::Entity::update_many()
+        .col_expr(trust::Column::Issuer, Expr::val(issuer))
+        .filter(trust::Column::ProviderId.eq(value.id.0))
+        .filter(trust::Column::Issuer.ne(issuer))
+        .exec(db)
+        .await?;
+    issuers.insert(value.id, issuer.to_owned());
+    Ok(())
+}
+
+async fn put_trust(
+    db: &impl ConnectionTrait,
+    value: &Trust,
+    fingerprint: Option<[u8; 32]>,
+    issuers: &mut HashMap<ProviderId, String>,
+) -> Result<(), StoreError> {
+    let issuer = match issuers.get(&value.provider) {
+        Some(issuer) => issuer.clone(),
+        None => {
+            let issuer: Option<String> = provider::Entity::find_by_id(value.provider.0)
+                .select_only()
+                .column(provider::Column::Issuer)
+                .into_tuple()
+                .one(db)
+                .await?;
+            // Without a provider the foreign key refuses the row.
+            let issuer = issuer.unwrap_or_default();
+            issuers.insert(value.provider, issuer.clone());
+            issuer
+        }
+    };
+    put(db, trust::Model::of(value, issuer, fingerprint)).await?;
+    let usage =
+        trust_usage::Model { trust_id: value.id.0, scope: value.scope.key(), binding: value.binding, last_used_at: 0 };
+    trust_usage::Entity::insert(usage.into_active_model()).on_conflict_do_nothing().exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// Inserts the row, or replaces the one with its primary key.
+pub(crate) async fn put<M, A>(db: &impl ConnectionTrait, row: M) -> Result<(), StoreError>
+where
+    M: IntoActiveModel<A>,
+    A: ActiveModelTrait,
+{
+    let key: Vec<_> = <A::Entity as EntityTrait>::PrimaryKey::iter().map(PrimaryKeyToColumn::into_column).collect();
+    let is_key = |column: &<A::Entity as EntityTrait>::Column| key.iter().any(|k| k.as_str() == column.as_str());
+    let rest = <A::Entity as EntityTrait>::Column::iter().filter(|column| !is_key(column));
+    let replace = OnConflict::columns(key.iter().copied()).update_columns(rest).to_owned();
+    A::Entity::insert(row.into_active_model()).on_conflict(replace).exec_without_returning(db).await?;
+    Ok(())
+}

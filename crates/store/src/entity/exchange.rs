@@ -1,0 +1,116 @@
+//! The exchange record.
+
+use sea_orm::entity::prelude::*;
+
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol};
+use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
+
+use super::{Row, list_text};
+use crate::error::StoreError;
+
+#[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel)]
+#[sea_orm(table_name = "exchanges")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub time: i64,
+    pub scope: String,
+    pub organization: Option<String>,
+    pub granted: bool,
+    pub reason: Option<String>,
+    pub protocol: String,
+    pub trust_id: Option<Uuid>,
+    pub binding: bool,
+    pub provider_id: Option<Uuid>,
+    pub service_account_id: Option<Uuid>,
+    pub issuer: String,
+    pub subject: String,
+    pub source_ip: Option<String>,
+    pub token_hash: Vec<u8>,
+    pub checks: String,
+    pub credential_kind: Option<String>,
+    pub credential_expires_at: Option<i64>,
+    pub credential_roles: Option<String>,
+    pub credential_public_key: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+const ROW: Row = Row("exchanges");
+
+impl Model {
+    pub fn of(record: &ExchangeRecord) -> Self {
+        let credential = record.credential.as_ref();
+        Self {
+            id: record.id.0,
+            time: record.time.micros(),
+            scope: record.scope.key(),
+            organization: record.organization.as_ref().map(ToString::to_string),
+            granted: record.granted,
+            reason: record.reason.clone(),
+            protocol: record.protocol.name().to_owned(),
+            trust_id: record.trust.map(|id| id.0),
+            binding: record.binding,
+            provider_id: record.provider.map(|id| id.0),
+            service_account_id: record.service_account.map(|id| id.0),
+            issuer: storable(&record.issuer),
+            subject: storable(&record.subject),
+            source_ip: record.source_ip.as_deref().map(storable),
+            token_hash: record.token_hash.to_vec(),
+            checks: list_text(&record.checks),
+            credential_kind: credential.map(|c| c.kind.name().to_owned()),
+            credential_expires_at: credential.map(|c| c.expires_at.micros()),
+            credential_roles: credential.map(|c| list_text(&c.roles)),
+            credential_public_key: credential.and_then(|c| c.public_key.clone()),
+        }
+    }
+
+    /// The record, without its replay key: that is kept elsewhere, and not for long.
+    pub fn read(self) -> Result<ExchangeRecord, StoreError> {
+        let protocol = [Protocol::Rpc, Protocol::Oauth].into_iter().find(|p| p.name() == self.protocol);
+        let organization = self.organization.as_deref();
+        Ok(ExchangeRecord {
+            id: ExchangeId(self.id),
+            time: Timestamp::from_micros(self.time),
+            scope: ROW.scope(self.id, &self.scope)?,
+            organization: organization
+                .map(|id| ROW.part(self.id, "organization", OrganizationId::parse(id)))
+                .transpose()?,
+            granted: self.granted,
+            reason: self.reason.clone(),
+            protocol: ROW.part(self.id, "protocol", protocol)?,
+            trust: self.trust_id.map(TrustId),
+            binding: self.binding,
+            provider: self.provider_id.map(ProviderId),
+            service_account: self.service_account_id.map(ServiceAccountId),
+            issuer: self.issuer.clone(),
+            subject: self.subject.clone(),
+            source_ip: self.source_ip.clone(),
+            token_hash: ROW.part(self.id, "token_hash", self.token_hash.as_slice().try_into().ok())?,
+            credential: self.credential()?,
+            checks: ROW.list(self.id, "checks", &self.checks)?,
+            replay: None,
+        })
+    }
+
+    pub fn credential(&self) -> Result<Option<IssuedCredential>, StoreError> {
+        let Some(kind) = &self.credential_kind else { return Ok(None) };
+        let expires_at = self.credential_expires_at.map(Timestamp::from_micros);
+        Ok(Some(IssuedCredential {
+            id: CredentialId(self.id),
+            kind: ROW.part(self.id, "credential_kind", CredentialKind::from_name(kind))?,
+            expires_at: ROW.part(self.id, "credential_expires_at", expires_at)?,
+            roles: ROW.list(self.id, "credential_roles", self.credential_roles.as_deref().unwrap_or_default())?,
+            public_key: self.credential_public_key.clone(),
+        }))
+    }
+}
+
+/// PostgreSQL's text cannot hold U+0000, and a stranger's token can: without this, one would spoil its whole batch.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}

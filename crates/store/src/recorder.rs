@@ -1,0 +1,268 @@
+//! The one place that records an exchange. There is no timer: whenever the recorder is idle it takes all that is queued and
+//! commits it at once, so that a lone exchange waits for one commit and a thousand share it.
+//!
+//! In the same transaction it reads the configuration's revision. A grant decided on an older one is not written: its caller
+//! decides again. So whatever order an observer sees, no grant comes after a change that forbade it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sallyport_domain::exchange::ExchangeRecord;
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
+use sea_orm::{EntityTrait, IntoActiveModel, TryInsertResult};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::entity::{exchange, replay_use, trust_usage};
+use crate::error::StoreError;
+use crate::feed::Configuration;
+use crate::store::{Store, read_revision, retry};
+
+/// Most records of one commit.
+const BATCH: usize = 512;
+/// Columns of `exchanges`, which has the most.
+const COLUMNS: usize = 20;
+/// What SQLite takes in one statement; PostgreSQL takes twice that.
+const PARAMETERS: usize = 32_766;
+const _: () = assert!(BATCH * COLUMNS <= PARAMETERS);
+/// How long a commit may take before its waiters are told that the database is not available.
+const COMMIT: Duration = Duration::from_secs(5);
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct RecorderOptions {
+    /// Records that may be queued; more are answered with [`RecordError::QueueFull`].
+    pub queue: usize,
+}
+
+impl Default for RecorderOptions {
+    fn default() -> Self {
+        Self { queue: 8_192 }
+    }
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recorded {
+    /// It is durable, and visible to listings.
+    Durable,
+    /// A grant decided on an older configuration: nothing was written. Refresh, and decide again.
+    Superseded,
+    /// A grant for a subject token that was used before: nothing was written. Record the refusal.
+    Replayed,
+}
+
+/// Why a record was not kept. Without a record there is no credential: answer 503.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Too much is waiting to be recorded.
+    #[error("too many exchanges are waiting to be recorded")]
+    QueueFull,
+    /// The database did not take it, or the recorder was shut down.
+    #[error("the exchange could not be recorded")]
+    Unavailable,
+}
+
+#[derive(Debug)]
+struct Job {
+    record: ExchangeRecord,
+    revision: i64,
+    reply: oneshot::Sender<Result<Recorded, RecordError>>,
+}
+
+/// Records exchanges. Shared by reference or `Arc`.
+#[derive(Debug)]
+pub struct Recorder {
+    queue: mpsc::Sender<Job>,
+    closing: Arc<Notify>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Recorder {
+    /// Starts recording. Must be called inside a tokio runtime.
+    pub fn start(store: Store, configuration: Arc<Configuration>, options: RecorderOptions) -> Self {
+        let (queue, jobs) = mpsc::channel(options.queue.max(1));
+        let closing = Arc::new(Notify::new());
+        let task = tokio::spawn(run(store, configuration, jobs, Arc::clone(&closing)));
+        Self { queue, closing, task: Mutex::new(Some(task)) }
+    }
+
+    /// Records one exchange, which was decided on the configuration at `revision`
+    /// ([`Snapshot::revision`](sallyport_domain::snapshot::Snapshot::revision)), and waits until it is durable.
+    /// For refusals the revision does not matter. A caller that goes away while waiting does not undo the record.
+    ///
+    /// # Errors
+    /// When it could not be kept.
+    pub async fn record(&self, record: ExchangeRecord, revision: i64) -> Result<Recorded, RecordError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Job { record, revision, reply }).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => RecordError::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => RecordError::Unavailable,
+        })?;
+        answer.await.unwrap_or(Err(RecordError::Unavailable))
+    }
+
+    /// Takes no more, commits what is queued, and returns when that is done.
+    pub async fn shutdown(&self) {
+        self.closing.notify_one();
+        if let Some(task) = self.task.lock().await.take() {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "the recorder ended badly");
+            }
+        }
+    }
+}
+
+async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Receiver<Job>, closing: Arc<Notify>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let taken = tokio::select! {
+            biased;
+            () = closing.notified() => {
+                jobs.close();
+                continue;
+            }
+            taken = jobs.recv_many(&mut batch, BATCH) => taken,
+        };
+        if taken == 0 {
+            return;
+        }
+        metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));
+        metrics::histogram!("sallyport_record_batch_size").record(count(taken));
+        settle(&store, &configuration, std::mem::take(&mut batch)).await;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point, and queues are short")]
+const fn count(n: usize) -> f64 {
+    n as f64
+}
+
+/// Commits the jobs and answers them all. When the database refuses the batch for what is in it, the halves are tried by
+/// themselves, so that one record cannot take its neighbours with it.
+async fn settle(store: &Store, configuration: &Configuration, jobs: Vec<Job>) {
+    let mut batches = vec![jobs];
+    while let Some(mut jobs) = batches.pop() {
+        let began = Instant::now();
+        let outcome = match timeout(COMMIT, retry(|| commit(store, configuration, &jobs))).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::timed_out("recording exchanges")),
+        };
+        metrics::histogram!("sallyport_record_commit_seconds").record(began.elapsed().as_secs_f64());
+        match outcome {
+            Ok(outcomes) => {
+                for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                    // Whoever went away meanwhile has no use for the answer.
+                    let _ = job.reply.send(Ok(outcome));
+                }
+            }
+            Err(error) if !error.is_transient() && jobs.len() > 1 => {
+                tracing::error!(%error, records = jobs.len(), "a batch was refused: trying its halves");
+                let half = jobs.split_off(jobs.len() / 2);
+                batches.push(half);
+                batches.push(jobs);
+            }
+            Err(error) => {
+                tracing::error!(%error, records = jobs.len(), "exchanges could not be recorded");
+                for job in jobs {
+                    let _ = job.reply.send(Err(RecordError::Unavailable));
+                }
+            }
+        }
+    }
+}
+
+/// One transaction: what became of each job, in order.
+async fn commit(store: &Store, configuration: &Configuration, jobs: &[Job]) -> Result<Vec<Recorded>, StoreError> {
+    let transaction = store.begin_write().await?;
+    let began = Instant::now();
+    let revision = read_revision(&transaction).await?;
+    configuration.confirm(revision, began);
+
+    let current = |job: &&Job| !job.record.granted || job.revision == revision;
+    let mut seen = HashSet::new();
+    let mut uses: BTreeMap<(Uuid, Vec<u8>), i64> = BTreeMap::new();
+    let mut outcomes: Vec<Recorded> = jobs
+        .iter()
+        .map(|job| {
+            if !current(&job) {
+                return Recorded::Superseded;
+            }
+            match job.record.replay.as_ref().filter(|_| job.record.granted) {
+                Some(replay) if !seen.insert((replay.provider, replay.fingerprint)) => Recorded::Replayed,
+                Some(replay) => {
+                    uses.insert((replay.provider.0, replay.fingerprint.to_vec()), replay.until.micros());
+                    Recorded::Durable
+                }
+                None => Recorded::Durable,
+            }
+        })
+        .collect();
+
+    let fresh = consume(&transaction, &uses).await?;
+    for (job, outcome) in jobs.iter().zip(&mut outcomes) {
+        if let Some(replay) = job.record.replay.as_ref().filter(|_| job.record.granted && *outcome == Recorded::Durable)
+        {
+            if !fresh.contains(&(replay.provider.0, replay.fingerprint.to_vec())) {
+                *outcome = Recorded::Replayed;
+            }
+        }
+    }
+
+    let kept = || jobs.iter().zip(&outcomes).filter(|(_, o)| **o == Recorded::Durable).map(|(job, _)| &job.record);
+    let rows: Vec<exchange::ActiveModel> = kept().map(|r| exchange::Model::of(r).into_active_model()).collect();
+    if rows.is_empty() {
+        transaction.rollback().await?;
+        return Ok(outcomes);
+    }
+    exchange::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+
+    // In the order of their ids, so that two replicas cannot each wait for the other.
+    let mut usages: BTreeMap<Uuid, trust_usage::Model> = BTreeMap::new();
+    for record in kept().filter(|record| record.granted) {
+        let Some(trust) = record.trust else { continue };
+        let at = record.time.micros();
+        let usage = usages.entry(trust.0).or_insert_with(|| trust_usage::Model {
+            trust_id: trust.0,
+            scope: record.scope.key(),
+            binding: record.binding,
+            last_used_at: at,
+        });
+        usage.last_used_at = Ord::max(usage.last_used_at, at);
+    }
+    if !usages.is_empty() {
+        use trust_usage::{Column, Entity};
+        let later = Expr::col(("excluded", Column::LastUsedAt)).gt(Expr::col((Entity, Column::LastUsedAt)));
+        let newest =
+            OnConflict::column(Column::TrustId).update_column(Column::LastUsedAt).action_and_where(later).to_owned();
+        let rows = usages.into_values().map(IntoActiveModel::into_active_model);
+        Entity::insert_many::<trust_usage::ActiveModel, _>(rows)
+            .on_conflict(newest)
+            .exec_without_returning(&transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(outcomes)
+}
+
+/// Marks the tokens as used; answers those that were not before.
+async fn consume(
+    db: &impl sea_orm::ConnectionTrait,
+    uses: &BTreeMap<(Uuid, Vec<u8>), i64>,
+) -> Result<HashSet<(Uuid, Vec<u8>)>, StoreError> {
+    let rows = uses.iter().map(|((provider, fingerprint), until)| {
+        replay_use::Model { provider_id: *provider, fingerprint: fingerprint.clone(), until: *until }
+            .into_active_model()
+    });
+    let inserted = replay_use::Entity::insert_many::<replay_use::ActiveModel, _>(rows)
+        .on_conflict_do_nothing()
+        .exec_with_returning_keys(db)
+        .await?;
+    Ok(match inserted {
+        TryInsertResult::Inserted(keys) => keys.into_iter().collect(),
+        TryInsertResult::Empty | TryInsertResult::Conflicted => HashSet::new(),
+    })
+}

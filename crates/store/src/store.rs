@@ -1,0 +1,234 @@
+//! Connections, transactions and retries. Everything else in this crate goes through here.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
+    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+use tokio::time::timeout;
+
+use crate::entity::configuration_revision;
+use crate::error::StoreError;
+
+/// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
+const ACQUIRE_POSTGRES: Duration = Duration::from_secs(1);
+/// How long to wait for one of SQLite's connections: there is but one writer, and it may be busy honestly.
+const ACQUIRE_SQLITE: Duration = Duration::from_secs(10);
+/// How long SQLite waits for a lock that another process holds.
+const BUSY_SQLITE: Duration = Duration::from_secs(5);
+/// How long [`Store::ping`] and the reading of the revision may take.
+const PING: Duration = Duration::from_secs(2);
+/// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
+const FEED_CONNECTIONS: u32 = 2;
+/// How often a transaction that lost against another is tried.
+const TRIES: u32 = 8;
+
+/// Where the database is.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// `sqlite://<path>` or `postgres://…`.
+    pub url: String,
+    /// Connections at most, of all kinds together; at least 4 are used.
+    pub max_connections: u32,
+}
+
+impl fmt::Debug for StoreOptions {
+    /// Without the URL: it may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions").field("max_connections", &self.max_connections).finish_non_exhaustive()
+    }
+}
+
+/// The database. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Pools>);
+
+#[derive(Debug)]
+struct Pools {
+    /// Mutations and the recorder; one connection on SQLite, which has one writer.
+    writer: DatabaseConnection,
+    /// Listings and look-ups.
+    reader: DatabaseConnection,
+    /// The change feed.
+    feed: DatabaseConnection,
+}
+
+impl Store {
+    /// Opens the database. On SQLite the file is made when missing, readable by its owner only; the folder must exist.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for a URL of another kind, [`StoreError::Unavailable`] when nobody answers.
+    pub async fn connect(options: &StoreOptions) -> Result<Self, StoreError> {
+        let connections = options.max_connections.max(4);
+        let pools = if options.url.starts_with("sqlite:") {
+            prepare_sqlite_file(&options.url)?;
+            Pools {
+                writer: open_sqlite(&options.url, 1, false).await?,
+                reader: open_sqlite(&options.url, connections - 2, true).await?,
+                feed: open_sqlite(&options.url, 1, true).await?,
+            }
+        } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
+            let url = options.url.replacen("postgresql:", "postgres:", 1);
+            let writers = (connections / 4).max(1);
+            Pools {
+                writer: open_postgres(&url, writers).await?,
+                reader: open_postgres(&url, (connections - writers - FEED_CONNECTIONS).max(1)).await?,
+                feed: open_postgres(&url, FEED_CONNECTIONS).await?,
+            }
+        } else {
+            return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
+        };
+        Ok(Self(Arc::new(pools)))
+    }
+
+    /// Whether the database answers, within two seconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        match timeout(PING, self.reader().ping()).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(StoreError::timed_out("a ping")),
+        }
+    }
+
+    /// Closes every connection, after what is under way. Later calls answer [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        for pool in [&self.0.writer, &self.0.reader, &self.0.feed] {
+            if let Err(error) = pool.close_by_ref().await {
+                tracing::warn!(%error, "closing the database");
+            }
+        }
+    }
+
+    pub(crate) fn writer(&self) -> &DatabaseConnection {
+        &self.0.writer
+    }
+
+    pub(crate) fn reader(&self) -> &DatabaseConnection {
+        &self.0.reader
+    }
+
+    /// The revision of the configuration in the database.
+    pub(crate) async fn revision(&self) -> Result<i64, StoreError> {
+        match timeout(PING, read_revision(&self.0.feed)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(StoreError::timed_out("reading the revision")),
+        }
+    }
+
+    /// A transaction that writes. On SQLite it takes the write lock at once, so that it cannot lose it half-way.
+    pub(crate) async fn begin_write(&self) -> Result<DatabaseTransaction, StoreError> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: match self.writer().get_database_backend() {
+                DbBackend::Sqlite => Some(SqliteTransactionMode::Immediate),
+                _ => None,
+            },
+            ..TransactionOptions::default()
+        };
+        Ok(self.writer().begin_with_options(options).await?)
+    }
+
+    /// A transaction in which all reads see one state of the database.
+    pub(crate) async fn begin_snapshot(&self) -> Result<DatabaseTransaction, StoreError> {
+        let options = match self.0.feed.get_database_backend() {
+            // Every SQLite read transaction is a snapshot.
+            DbBackend::Sqlite => TransactionOptions::default(),
+            _ => TransactionOptions {
+                isolation_level: Some(IsolationLevel::RepeatableRead),
+                access_mode: Some(AccessMode::ReadOnly),
+                ..TransactionOptions::default()
+            },
+        };
+        Ok(self.0.feed.begin_with_options(options).await?)
+    }
+}
+
+pub(crate) async fn read_revision(db: &impl sea_orm::ConnectionTrait) -> Result<i64, StoreError> {
+    let row = configuration_revision::Entity::find_by_id(configuration_revision::ONLY).one(db).await?;
+    row.map(|row| row.revision).ok_or_else(|| StoreError::Corrupt {
+        table: "configuration_revision",
+        id: configuration_revision::ONLY.to_string(),
+        what: "the row is missing".into(),
+    })
+}
+
+/// Runs a whole transaction, and runs it again when it lost against another: SQLite's lock, a deadlock, or a serialisation
+/// failure (which CockroachDB and YugabyteDB report in the normal course of things). The one place that does.
+pub(crate) async fn retry<T, F, A>(mut attempt: F) -> Result<T, StoreError>
+where
+    F: FnMut() -> A,
+    A: Future<Output = Result<T, StoreError>>,
+{
+    let mut pause = Duration::from_millis(4);
+    for _ in 1..TRIES {
+        match attempt().await {
+            Err(StoreError::Contended) => {}
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    attempt().await
+}
+
+fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(acquire)
+        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    options
+}
+
+async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<DatabaseConnection, StoreError> {
+    let mut options = quiet(url, connections, ACQUIRE_SQLITE);
+    // Connections are files, not sockets: they neither break nor age.
+    options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(move |sqlite| {
+        let sqlite = sqlite
+            .create_if_missing(false)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_SQLITE);
+        if read_only { sqlite.pragma("query_only", "ON") } else { sqlite }
+    });
+    Ok(Database::connect(options).await?)
+}
+
+async fn open_postgres(url: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
+    let mut options = quiet(url, connections, ACQUIRE_POSTGRES);
+    options.map_sqlx_postgres_opts(|postgres| postgres.application_name("sallyport"));
+    Ok(Database::connect(options).await?)
+}
+
+/// Makes the file before SQLite does, so that it is never readable by others; SQLite gives its side files the same mode.
+fn prepare_sqlite_file(url: &str) -> Result<(), StoreError> {
+    let options = SqliteConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Settings(format!("the database URL cannot be used: {error}")))?;
+    let path = options.get_filename();
+    if url.contains(":memory:") || url.contains("mode=memory") || path.as_os_str().is_empty() {
+        return Err(StoreError::Settings("a SQLite database in memory keeps nothing: name a file".into()));
+    }
+    create_private(path)
+        .map_err(|error| StoreError::Settings(format!("cannot make the database file {}: {error}", path.display())))
+}
+
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map(drop),
+    }
+}

@@ -1,0 +1,1177 @@
+//! One suite, run on SQLite and on PostgreSQL: what one database does, the other must.
+//! Nothing here sleeps to pass; a replica is asked to catch up, or a future is awaited.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::decision::{Check, CheckName};
+use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
+use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
+use sallyport_domain::id::{
+    ApiTokenId, CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId,
+};
+use sallyport_domain::issuer::IssuerUri;
+use sallyport_domain::mapping::Mapping;
+use sallyport_domain::principal::{ApiToken, ServiceAccount};
+use sallyport_domain::provider::{Algorithm, KeySource, Provider, ProviderKind, ReplayPolicy};
+use sallyport_domain::role::{BuiltInRole, Permission, Role, RoleName, RoleRef};
+use sallyport_domain::scope::{Organization, Scope, Space};
+use sallyport_domain::snapshot::Snapshot;
+use sallyport_domain::trust::Trust;
+use sallyport_store::{
+    AuditEntry, BindingOrder, BindingOrderField, Configuration, Constraint, ExchangeFilter, KeyRow, MutateError,
+    PageRequest, RecordError, Recorded, Recorder, RecorderOptions, Store, StoreError, StoreOptions, Write,
+    binding_fingerprint,
+};
+use sallyport_testkit::Postgres;
+use uuid::Uuid;
+
+struct Db {
+    store: Store,
+    options: StoreOptions,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Db {
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("store.db").display());
+        Self::open(url, Some(folder)).await
+    }
+
+    async fn postgres() -> Self {
+        let server = Postgres::shared().unwrap();
+        let database = server.create_random_database("store").unwrap();
+        Self::open(server.url(&database), None).await
+    }
+
+    async fn open(url: String, folder: Option<tempfile::TempDir>) -> Self {
+        let options = StoreOptions { url, max_connections: 6 };
+        let store = Store::connect(&options).await.unwrap();
+        store.migrate().await.unwrap();
+        Self { store, options, _folder: folder }
+    }
+
+    /// Another replica on the same database.
+    async fn replica(&self) -> Store {
+        Store::connect(&self.options).await.unwrap()
+    }
+
+    async fn configuration(&self) -> Arc<Configuration> {
+        Configuration::start(self.store.clone()).await.unwrap()
+    }
+}
+
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::Db::sqlite().await).await }
+        )*}
+        mod postgres {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::$name(super::Db::postgres().await).await }
+        )*}
+    };
+}
+
+conformance! {
+    everything_round_trips_and_goes,
+    feed_and_full_reload_agree,
+    replicas_see_each_other,
+    a_stale_plan_is_made_again,
+    concurrent_mutations_all_happen,
+    duplicates_are_refused,
+    what_is_in_use_stays,
+    an_implicit_provider_goes_with_its_last_trust,
+    a_changed_issuer_recompiles_trusts,
+    a_failed_mutation_leaves_nothing,
+    audit_alone_leaves_the_revision,
+    pages_in_every_order,
+    pages_of_other_lists,
+    foreign_cursors_are_refused,
+    exchanges_by_scope_and_filter,
+    credentials_are_found_by_account,
+    a_grant_is_superseded_by_a_mutation,
+    a_refusal_is_kept_whatever_the_revision,
+    a_token_is_used_once_in_a_batch,
+    a_token_is_used_once_across_batches_and_replicas,
+    last_use_shows_once_answered_and_never_goes_back,
+    a_full_queue_refuses,
+    shutdown_commits_what_is_queued,
+    hostile_text_harms_nobody,
+    keys_of_replicas_that_start_together,
+    bootstrap_happens_once,
+    expired_things_are_forgotten,
+    migrations_up_down_up,
+    replicas_migrate_together,
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_seconds(1_790_000_000)
+}
+
+fn fresh() -> Uuid {
+    uuid_v7(now(), &SystemEntropy)
+}
+
+fn random_hash() -> [u8; 32] {
+    let mut hash = [0; 32];
+    SystemEntropy.fill(&mut hash);
+    hash
+}
+
+fn organization_id() -> OrganizationId {
+    OrganizationId::parse("acme-org").unwrap()
+}
+
+fn space_id() -> SpaceId {
+    SpaceId::parse("acme-prod").unwrap()
+}
+
+fn space() -> Scope {
+    Scope::Space(space_id())
+}
+
+fn an_organization() -> Organization {
+    Organization {
+        id: organization_id(),
+        name: "Acme".into(),
+        disabled: false,
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn a_space() -> Space {
+    Space {
+        id: space_id(),
+        organization: organization_id(),
+        name: "Production".into(),
+        description: Some("línea 1\nline 2".into()),
+        disabled: true,
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn a_role() -> Role {
+    Role {
+        organization: organization_id(),
+        name: RoleName::parse("deployer").unwrap(),
+        title: "Deployer".into(),
+        permissions: [Permission::AgentReport, Permission::BindingsManage].into_iter().collect(),
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn an_account(scope: Scope) -> ServiceAccount {
+    ServiceAccount {
+        id: ServiceAccountId(fresh()),
+        scope,
+        name: "robot".into(),
+        description: None,
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Agent)],
+        disabled: false,
+        owner: None,
+        standing_key: None,
+        valid_until: None,
+        credentials_not_before: None,
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn a_provider(scope: Scope, issuer: &str) -> Provider {
+    Provider {
+        id: ProviderId(fresh()),
+        scope,
+        name: "GitHub".into(),
+        description: None,
+        kind: ProviderKind::CustomOidc,
+        issuer: IssuerUri::stored(issuer),
+        keys: KeySource::Discovery,
+        algorithms: vec![],
+        max_token_age: None,
+        max_token_lifetime: None,
+        replay: ReplayPolicy::Allow,
+        require_audience_header: false,
+        disabled: false,
+        implicit: true,
+        version: 1,
+        warnings: vec![],
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn a_trust(provider: &Provider, account: &ServiceAccount) -> Trust {
+    let id = TrustId(fresh());
+    Trust {
+        id,
+        client_name: format!("client-{id}"),
+        scope: account.scope.clone(),
+        provider: provider.id,
+        service_account: account.id,
+        binding: true,
+        name: "ci".into(),
+        description: None,
+        subject: Some(format!("subject-{id}")),
+        mappings: vec![],
+        allowed_audiences: vec![],
+        condition: None,
+        source_cidrs: vec![],
+        scoped_roles: vec![],
+        passthrough_claims: vec![],
+        lifetime: 3_600,
+        ends_with_subject_token: false,
+        disabled: false,
+        credentials_not_before: None,
+        warnings: vec![],
+        created_at: now(),
+        created_by: "//someone".into(),
+    }
+}
+
+fn put_trust(trust: &Trust) -> Write {
+    Write::PutTrust { trust: trust.clone(), binding_fingerprint: None }
+}
+
+fn an_audit_entry(action: &str) -> AuditEntry {
+    AuditEntry {
+        id: fresh(),
+        time: now(),
+        actor: "//actor".into(),
+        action: action.into(),
+        target: "//target".into(),
+        scope: space(),
+        organization: Some(organization_id()),
+        before: None,
+        after: Some(serde_json::json!({"z": 1, "a": [null, "x"]})),
+        request_id: Some("request-1".into()),
+    }
+}
+
+async fn write(configuration: &Configuration, writes: Vec<Write>) -> Arc<Snapshot> {
+    try_write(configuration, writes).await.unwrap()
+}
+
+async fn try_write(configuration: &Configuration, writes: Vec<Write>) -> Result<Arc<Snapshot>, MutateError<()>> {
+    configuration.mutate(|_| Ok::<_, ()>((writes.clone(), ()))).await.map(|((), snapshot)| snapshot)
+}
+
+/// A tree, a provider, an account and a trust, all in place.
+async fn furnished(configuration: &Configuration) -> (Provider, ServiceAccount, Trust) {
+    let provider = a_provider(space(), "https://issuer.example");
+    let account = an_account(space());
+    let trust = a_trust(&provider, &account);
+    write(
+        configuration,
+        vec![
+            Write::PutOrganization(an_organization()),
+            Write::PutSpace(a_space()),
+            Write::PutProvider(provider.clone()),
+            Write::PutServiceAccount(account.clone()),
+            put_trust(&trust),
+        ],
+    )
+    .await;
+    (provider, account, trust)
+}
+
+/// Everything a snapshot says about these, as text: snapshots themselves have no order.
+fn told(snapshot: &Snapshot, trusts: &[TrustId], accounts: &[ServiceAccountId], providers: &[ProviderId]) -> String {
+    let mut text = format!("{}\n", snapshot.revision());
+    text += &format!("{:?}\n{:?}\n", snapshot.organization(&organization_id()), snapshot.space(&space_id()));
+    text += &format!("{:?}\n", snapshot.role(&organization_id(), &a_role().name));
+    for id in trusts {
+        let trust = snapshot.trust(*id).map(|t| (t.trust(), t.issuer()));
+        text += &format!("{trust:?}\n");
+    }
+    for id in accounts {
+        text += &format!("{:?}\n", snapshot.service_account(*id));
+    }
+    for id in providers {
+        text += &format!("{:?}\n", snapshot.provider(*id));
+    }
+    text + &snapshot.trust_count().to_string()
+}
+
+async fn everything_round_trips_and_goes(db: Db) {
+    let configuration = db.configuration().await;
+    let mut account = an_account(space());
+    account.description = Some(String::new());
+    account.roles = vec![RoleRef::BuiltIn(BuiltInRole::Owner), RoleRef::Organization(organization_id(), a_role().name)];
+    account.disabled = true;
+    account.owner = Some(TrustId(fresh()));
+    account.standing_key = Some(vec![4, 0, 255]);
+    account.valid_until = Some(Timestamp::from_micros(1));
+    account.credentials_not_before = Some(Timestamp::from_micros(i64::MAX));
+    let token = ApiToken {
+        id: ApiTokenId(fresh()),
+        scope: Scope::Platform,
+        name: "token".into(),
+        description: Some("d".into()),
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer)],
+        secret_hash: random_hash(),
+        created_at: now(),
+        created_by: String::new(),
+    };
+    let mut provider = a_provider(space(), "https://issuer.example/");
+    provider.description = Some("d".into());
+    provider.keys = KeySource::Uploaded(r#"{"keys":[]}"#.into());
+    provider.algorithms = vec![Algorithm::EdDSA, Algorithm::RS256];
+    provider.max_token_age = Some(u32::MAX);
+    provider.max_token_lifetime = Some(0);
+    provider.replay = ReplayPolicy::OnceIfJti;
+    provider.require_audience_header = true;
+    provider.disabled = true;
+    provider.implicit = false;
+    provider.version = 7;
+    provider.warnings = vec!["w \"quoted\"".into()];
+    let mut trust = a_trust(&provider, &account);
+    trust.description = Some("d".into());
+    trust.mappings = vec![Mapping { key: "jwt_claims.a".into(), value: Some("1".into()) }];
+    trust.allowed_audiences = vec!["b".into(), "a".into()];
+    trust.condition = Some("claims.a == '1'".into());
+    trust.source_cidrs = vec!["10.0.0.0/8".into()];
+    trust.scoped_roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)];
+    trust.passthrough_claims = vec!["sub".into()];
+    trust.ends_with_subject_token = true;
+    trust.disabled = true;
+    trust.credentials_not_before = Some(now());
+    trust.warnings = vec!["w".into()];
+    let revoked = CredentialId(fresh());
+
+    let snapshot = write(
+        &configuration,
+        vec![
+            Write::PutOrganization(an_organization()),
+            Write::PutSpace(a_space()),
+            Write::PutRole(a_role()),
+            Write::PutServiceAccount(account.clone()),
+            Write::PutApiToken(token.clone()),
+            Write::PutProvider(provider.clone()),
+            Write::PutTrust { trust: trust.clone(), binding_fingerprint: Some(random_hash()) },
+            Write::RevokeCredential { id: revoked, until: now() },
+            Write::Audit(an_audit_entry("all")),
+        ],
+    )
+    .await;
+    let reloaded = db.store.load_snapshot().await.unwrap();
+    for snapshot in [&*snapshot, &reloaded] {
+        assert_eq!(**snapshot.organization(&organization_id()).unwrap(), an_organization());
+        assert_eq!(**snapshot.space(&space_id()).unwrap(), a_space());
+        assert_eq!(**snapshot.role(&organization_id(), &a_role().name).unwrap(), a_role());
+        assert_eq!(**snapshot.service_account(account.id).unwrap(), account);
+        assert_eq!(**snapshot.api_token_by_hash(&token.secret_hash).unwrap(), token);
+        assert_eq!(format!("{:?}", snapshot.provider(provider.id).unwrap()), format!("{provider:?}"));
+        assert_eq!(*snapshot.trust(trust.id).unwrap().trust(), trust);
+        assert!(snapshot.is_revoked(revoked));
+    }
+    assert_eq!(db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items[0].action, "all");
+
+    // Replacing keeps nothing of what was there.
+    let plain = ServiceAccount { id: account.id, ..an_account(space()) };
+    let changed = Space { disabled: false, description: None, ..a_space() };
+    let writes = vec![Write::PutServiceAccount(plain.clone()), Write::PutSpace(changed.clone())];
+    let snapshot = write(&configuration, writes).await;
+    assert_eq!(**snapshot.service_account(account.id).unwrap(), plain);
+    assert_eq!(**snapshot.space(&space_id()).unwrap(), changed);
+
+    let snapshot = write(
+        &configuration,
+        vec![
+            Write::DeleteTrust(trust.id),
+            Write::DeleteProvider(provider.id),
+            Write::DeleteApiToken(token.id),
+            Write::DeleteServiceAccount(account.id),
+            Write::DeleteRole(organization_id(), a_role().name),
+            Write::DeleteSpace(space_id()),
+            Write::DeleteOrganization(organization_id()),
+        ],
+    )
+    .await;
+    let reloaded = db.store.load_snapshot().await.unwrap();
+    for snapshot in [&*snapshot, &reloaded] {
+        assert!(snapshot.organization(&organization_id()).is_none());
+        assert!(snapshot.space(&space_id()).is_none());
+        assert!(snapshot.role(&organization_id(), &a_role().name).is_none());
+        assert!(snapshot.service_account(account.id).is_none());
+        assert!(snapshot.api_token_by_hash(&token.secret_hash).is_none());
+        assert!(snapshot.provider(provider.id).is_none());
+        assert!(snapshot.trust(trust.id).is_none());
+        assert!(snapshot.candidate_by_client(&trust.client_name).is_none());
+    }
+}
+
+async fn feed_and_full_reload_agree(db: Db) {
+    let configuration = db.configuration().await;
+    let follower = Configuration::start(db.replica().await).await.unwrap();
+    let (provider, account, trust) = furnished(&configuration).await;
+    let other = a_trust(&provider, &account);
+    write(&configuration, vec![Write::PutRole(a_role()), put_trust(&other)]).await;
+    write(&configuration, vec![put_trust(&Trust { disabled: true, ..trust.clone() })]).await;
+    write(&configuration, vec![Write::DeleteTrust(other.id)]).await;
+
+    let tell = |snapshot: &Snapshot| told(snapshot, &[trust.id, other.id], &[account.id], &[provider.id]);
+    let leader = configuration.refresh().await.unwrap();
+    assert_eq!(leader.revision(), 4);
+    assert_eq!(tell(&leader), tell(&db.store.load_snapshot().await.unwrap()));
+    assert_eq!(tell(&leader), tell(&*follower.refresh().await.unwrap()));
+}
+
+async fn replicas_see_each_other(db: Db) {
+    let here = db.configuration().await;
+    let there = Configuration::start(db.replica().await).await.unwrap();
+    write(&here, vec![Write::PutOrganization(an_organization())]).await;
+    assert!(there.refresh().await.unwrap().organization(&organization_id()).is_some());
+    // Without being asked to look: a mutation plans on the newest.
+    write(&there, vec![Write::PutSpace(a_space())]).await;
+    let name = Organization { name: "Renamed".into(), ..an_organization() };
+    let seen = here
+        .mutate(|snapshot| {
+            Ok::<_, ()>((vec![Write::PutOrganization(name.clone())], snapshot.space(&space_id()).is_some()))
+        })
+        .await
+        .unwrap()
+        .0;
+    assert!(seen);
+    assert_eq!(there.refresh().await.unwrap().organization(&organization_id()).unwrap().name, "Renamed");
+}
+
+async fn a_stale_plan_is_made_again(db: Db) {
+    let here = db.configuration().await;
+    let there = Configuration::start(db.replica().await).await.unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let mut planned_on = Vec::new();
+    let (_, snapshot) = tokio::task::block_in_place(|| {
+        runtime.block_on(here.mutate(|snapshot| {
+            if planned_on.is_empty() {
+                // The other replica is faster, while we plan.
+                runtime.block_on_elsewhere(&there);
+            }
+            planned_on.push(snapshot.revision());
+            Ok::<_, ()>((vec![Write::PutSpace(a_space())], ()))
+        }))
+    })
+    .unwrap();
+    assert_eq!(planned_on, [0, 1]);
+    assert_eq!(snapshot.revision(), 2);
+    assert!(snapshot.organization(&organization_id()).is_some());
+}
+
+trait Elsewhere {
+    fn block_on_elsewhere(&self, configuration: &Arc<Configuration>);
+}
+
+impl Elsewhere for tokio::runtime::Handle {
+    /// A mutation by another replica, done before this returns, from inside a plan, which cannot await.
+    fn block_on_elsewhere(&self, configuration: &Arc<Configuration>) {
+        let configuration = Arc::clone(configuration);
+        let handle = self.clone();
+        std::thread::spawn(move || {
+            handle.block_on(write(&configuration, vec![Write::PutOrganization(an_organization())]))
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+async fn concurrent_mutations_all_happen(db: Db) {
+    let here = db.configuration().await;
+    let there = Configuration::start(db.replica().await).await.unwrap();
+    let mutations = (0..12).map(|n| {
+        let configuration = Arc::clone(if n % 2 == 0 { &here } else { &there });
+        tokio::spawn(async move {
+            let account = ServiceAccount { name: format!("robot-{n}"), ..an_account(Scope::Platform) };
+            write(&configuration, vec![Write::PutServiceAccount(account)]).await.revision()
+        })
+    });
+    let mut revisions = BTreeSet::new();
+    for mutation in mutations.collect::<Vec<_>>() {
+        revisions.insert(mutation.await.unwrap());
+    }
+    assert_eq!(here.refresh().await.unwrap().revision(), 12);
+    assert_eq!(db.store.count_service_accounts(&Scope::Platform).await.unwrap(), 12);
+    assert_eq!(there.refresh().await.unwrap().revision(), 12);
+    assert!(revisions.contains(&12));
+}
+
+async fn duplicates_are_refused(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    let mut first = Trust { subject: Some("same".into()), ..a_trust(&provider, &account) };
+    first.allowed_audiences = vec!["a".into(), "b".into()];
+    let mut second = Trust { id: TrustId(fresh()), client_name: "other".into(), ..first.clone() };
+    second.allowed_audiences = vec!["b".into(), "a".into(), "b".into()];
+    let with_fingerprint = |trust: &Trust| Write::PutTrust {
+        trust: trust.clone(),
+        binding_fingerprint: Some(binding_fingerprint(trust, provider.issuer.key())),
+    };
+    write(&configuration, vec![with_fingerprint(&first)]).await;
+    // Itself again is no duplicate.
+    write(&configuration, vec![with_fingerprint(&first)]).await;
+    let refused = |outcome: Result<_, MutateError<()>>| match outcome {
+        Err(MutateError::Conflict(constraint)) => constraint,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(try_write(&configuration, vec![with_fingerprint(&second)]).await), Constraint::BindingExists);
+    second.subject = Some("different".into());
+    write(&configuration, vec![with_fingerprint(&second)]).await;
+
+    let clash = Trust { client_name: trust.client_name.clone(), ..a_trust(&provider, &account) };
+    assert_eq!(refused(try_write(&configuration, vec![put_trust(&clash)]).await), Constraint::ClientName);
+    let again = a_provider(space(), "https://issuer.example/");
+    assert_eq!(refused(try_write(&configuration, vec![Write::PutProvider(again)]).await), Constraint::ProviderExists);
+    // Elsewhere it is no duplicate.
+    write(&configuration, vec![Write::PutProvider(a_provider(Scope::Platform, "https://issuer.example/"))]).await;
+}
+
+async fn what_is_in_use_stays(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    for used in [
+        Write::DeleteProvider(provider.id),
+        Write::DeleteServiceAccount(account.id),
+        Write::DeleteOrganization(organization_id()),
+    ] {
+        let outcome = try_write(&configuration, vec![used.clone()]).await;
+        assert!(matches!(outcome, Err(MutateError::Conflict(Constraint::InUse))), "{used:?}: {outcome:?}");
+    }
+    let nowhere = Trust { provider: ProviderId(fresh()), ..a_trust(&provider, &account) };
+    let outcome = try_write(&configuration, vec![put_trust(&nowhere)]).await;
+    assert!(matches!(outcome, Err(MutateError::Conflict(Constraint::InUse))), "{outcome:?}");
+    assert_eq!(db.store.trusts_of_provider(provider.id, 10).await.unwrap(), [trust.id]);
+    assert_eq!(db.store.trusts_of_account(account.id, 10).await.unwrap(), [trust.id]);
+    assert_eq!(db.store.count_trusts_of_provider(provider.id).await.unwrap(), 1);
+    assert_eq!(db.store.count_trusts_of_account(account.id).await.unwrap(), 1);
+}
+
+async fn an_implicit_provider_goes_with_its_last_trust(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    let second = a_trust(&provider, &account);
+    write(&configuration, vec![put_trust(&second)]).await;
+    let go = |trust: TrustId| vec![Write::DeleteTrust(trust), Write::DeleteProviderIfUnused(provider.id)];
+    assert!(write(&configuration, go(trust.id)).await.provider(provider.id).is_some());
+    assert!(write(&configuration, go(second.id)).await.provider(provider.id).is_none());
+    let explicit = Provider { implicit: false, ..a_provider(space(), "https://explicit.example") };
+    write(&configuration, vec![Write::PutProvider(explicit.clone())]).await;
+    let snapshot = write(&configuration, vec![Write::DeleteProviderIfUnused(explicit.id)]).await;
+    assert!(snapshot.provider(explicit.id).is_some());
+}
+
+async fn a_changed_issuer_recompiles_trusts(db: Db) {
+    let configuration = db.configuration().await;
+    let follower = Configuration::start(db.replica().await).await.unwrap();
+    let (provider, _, trust) = furnished(&configuration).await;
+    let moved = Provider { issuer: IssuerUri::stored("https://moved.example"), version: 2, ..provider };
+    let snapshot = write(&configuration, vec![Write::PutProvider(moved.clone())]).await;
+    for snapshot in [snapshot, follower.refresh().await.unwrap()] {
+        assert_eq!(snapshot.candidates(&space(), moved.issuer.key()).len(), 1);
+        assert_eq!(snapshot.trust(trust.id).unwrap().issuer(), moved.issuer.key());
+    }
+}
+
+async fn a_failed_mutation_leaves_nothing(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, _, _) = furnished(&configuration).await;
+    let before = configuration.refresh().await.unwrap().revision();
+    let orphan = an_account(space());
+    let outcome = try_write(
+        &configuration,
+        vec![
+            Write::PutServiceAccount(orphan.clone()),
+            Write::Audit(an_audit_entry("never")),
+            Write::DeleteProvider(provider.id),
+        ],
+    )
+    .await;
+    assert!(matches!(outcome, Err(MutateError::Conflict(Constraint::InUse))));
+    let refused = configuration.mutate(|_| Err::<(Vec<Write>, ()), _>("no")).await;
+    assert_eq!(refused.unwrap_err(), MutateError::Rejected("no"));
+    let after = db.store.load_snapshot().await.unwrap();
+    assert_eq!(after.revision(), before);
+    assert!(after.service_account(orphan.id).is_none());
+    assert!(db.store.list_audit(&Scope::Platform, &PageRequest::default()).await.unwrap().items.is_empty());
+}
+
+async fn audit_alone_leaves_the_revision(db: Db) {
+    let configuration = db.configuration().await;
+    let entry = an_audit_entry("idtoken.issue");
+    let elsewhere = AuditEntry { scope: Scope::Platform, organization: None, ..an_audit_entry("other") };
+    let writes = vec![Write::Audit(entry.clone()), Write::Audit(elsewhere)];
+    assert_eq!(write(&configuration, writes).await.revision(), 0);
+    let page = db.store.list_audit(&Scope::Organization(organization_id()), &PageRequest::default()).await.unwrap();
+    assert_eq!(page.items, [entry]);
+    assert_eq!(db.store.count_audit(&Scope::Platform).await.unwrap(), 2);
+    assert_eq!(db.store.count_audit(&space()).await.unwrap(), 1);
+}
+
+async fn pages_in_every_order(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let issuers = ["https://a.example", "https://b.example", "https://c.example"];
+    let providers = issuers.map(|issuer| a_provider(space(), issuer));
+    let mut writes: Vec<Write> = vec![Write::PutOrganization(an_organization()), Write::PutSpace(a_space())];
+    writes.extend(providers.iter().cloned().map(Write::PutProvider));
+    let mut trusts = Vec::new();
+    for n in 0..17_usize {
+        let account = an_account(space());
+        let mut trust = a_trust(&providers[n * 5 % 3], &account);
+        trust.name = format!("name-{}", n * 7 % 4);
+        trust.created_at = now().plus_seconds(i64::try_from(n * 3 % 5).unwrap());
+        writes.extend([Write::PutServiceAccount(account), put_trust(&trust)]);
+        trusts.push(trust);
+    }
+    // Neither a trust that is no binding, nor a binding elsewhere, is listed.
+    let (account, outside) = (an_account(space()), an_account(Scope::Platform));
+    let plain = Trust { binding: false, ..a_trust(&providers[0], &account) };
+    let foreign = a_trust(&providers[0], &outside);
+    writes.extend([Write::PutServiceAccount(account), Write::PutServiceAccount(outside)]);
+    writes.extend([put_trust(&plain), put_trust(&foreign)]);
+    let revision = write(&configuration, writes).await.revision();
+    for (n, trust) in trusts.iter().enumerate().filter(|(n, _)| n % 2 == 0) {
+        let time = now().plus_seconds(i64::try_from(n % 3).unwrap());
+        let record = ExchangeRecord { time, ..a_grant(trust) };
+        assert_eq!(recorder.record(record, revision).await, Ok(Recorded::Durable));
+    }
+    let used = db.store.last_used(&trusts.iter().map(|t| t.id).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(used.len(), 9);
+    let issuer_of =
+        |trust: &Trust| providers.iter().find(|p| p.id == trust.provider).unwrap().issuer.as_str().to_owned();
+
+    for field in [
+        BindingOrderField::Name,
+        BindingOrderField::IssuerUri,
+        BindingOrderField::CreateTime,
+        BindingOrderField::LastUsed,
+    ] {
+        let sort = |trust: &Trust| match field {
+            BindingOrderField::Name => (trust.name.clone(), 0),
+            BindingOrderField::IssuerUri => (issuer_of(trust), 0),
+            BindingOrderField::CreateTime => (String::new(), trust.created_at.micros()),
+            BindingOrderField::LastUsed => (String::new(), used.get(&trust.id).map_or(0, |t| t.micros())),
+        };
+        let mut expected = trusts.clone();
+        expected.sort_by_key(|trust| (sort(trust), trust.id));
+        for descending in [false, true] {
+            if descending {
+                expected.reverse();
+            }
+            for first in [1, 4, 17, 1_000] {
+                let order = BindingOrder { field, descending };
+                let mut seen = Vec::new();
+                let mut request = PageRequest::first(first);
+                loop {
+                    let page = db.store.list_bindings(&space(), order, &request).await.unwrap();
+                    assert!(page.items.len() <= first as usize);
+                    for row in page.items {
+                        assert_eq!(row.account.id, row.trust.service_account);
+                        assert_eq!(row.provider.id, row.trust.provider);
+                        assert_eq!(row.last_used, used.get(&row.trust.id).copied());
+                        seen.push(row.trust);
+                    }
+                    if !page.has_next {
+                        break;
+                    }
+                    request.after = page.end_cursor;
+                }
+                assert_eq!(seen, expected, "{order:?} by {first}");
+            }
+        }
+    }
+    assert_eq!(db.store.count_bindings(&space()).await.unwrap(), 17);
+    assert_eq!(db.store.count_trusts(&space(), false).await.unwrap(), 1);
+    assert_eq!(db.store.count_trusts(&space(), true).await.unwrap(), 18);
+    let page = db.store.list_trusts(&space(), false, &PageRequest::default()).await.unwrap();
+    assert_eq!(page.items.iter().map(|row| &row.trust).collect::<Vec<_>>(), [&plain]);
+    assert_eq!(db.store.list_trusts(&space(), true, &PageRequest::default()).await.unwrap().items.len(), 18);
+}
+
+async fn pages_of_other_lists(db: Db) {
+    let configuration = db.configuration().await;
+    let mut writes = Vec::new();
+    for n in 0..3 {
+        let organization =
+            Organization { id: OrganizationId::parse(&format!("org-{n}")).unwrap(), ..an_organization() };
+        writes.push(Write::PutOrganization(organization.clone()));
+        writes.push(Write::PutSpace(Space {
+            id: SpaceId::parse(&format!("space-{n}")).unwrap(),
+            organization: OrganizationId::parse("org-0").unwrap(),
+            ..a_space()
+        }));
+        writes.push(Write::PutRole(Role {
+            organization: OrganizationId::parse("org-0").unwrap(),
+            name: RoleName::parse(&format!("role-{n}")).unwrap(),
+            ..a_role()
+        }));
+        writes.push(Write::PutServiceAccount(an_account(Scope::Platform)));
+        writes.push(Write::PutProvider(a_provider(Scope::Platform, &format!("https://{n}.example"))));
+        writes.push(Write::PutApiToken(ApiToken {
+            id: ApiTokenId(fresh()),
+            scope: Scope::Platform,
+            name: format!("token-{n}"),
+            description: None,
+            roles: vec![],
+            secret_hash: random_hash(),
+            created_at: now(),
+            created_by: String::new(),
+        }));
+    }
+    write(&configuration, writes).await;
+    let organization = OrganizationId::parse("org-0").unwrap();
+    let store = &db.store;
+
+    macro_rules! two_pages {
+        ($list:ident($($scope:expr)?), $count:ident, $key:expr) => {{
+            let first = store.$list($($scope,)? &PageRequest::first(2)).await.unwrap();
+            assert!(first.has_next && first.items.len() == 2, stringify!($list));
+            let rest = PageRequest { first: 2, after: first.end_cursor };
+            let second = store.$list($($scope,)? &rest).await.unwrap();
+            assert!(!second.has_next && second.items.len() == 1, stringify!($list));
+            let keys: Vec<String> = first.items.iter().chain(&second.items).map($key).collect();
+            assert!(keys.is_sorted() && keys.iter().collect::<BTreeSet<_>>().len() == 3, "{keys:?}");
+            assert_eq!(store.$count($($scope)?).await.unwrap(), 3);
+        }};
+    }
+    two_pages!(list_organizations(), count_organizations, |o| o.id.to_string());
+    two_pages!(list_spaces(&organization), count_spaces, |s| s.id.to_string());
+    two_pages!(list_roles(&organization), count_roles, |r| r.name.to_string());
+    two_pages!(list_service_accounts(&Scope::Platform), count_service_accounts, |a| a.id.to_string());
+    two_pages!(list_providers(&Scope::Platform), count_providers, |p| p.id.to_string());
+    two_pages!(list_api_tokens(&Scope::Platform), count_api_tokens, |t| t.id.to_string());
+}
+
+async fn foreign_cursors_are_refused(db: Db) {
+    let configuration = db.configuration().await;
+    furnished(&configuration).await;
+    let by = |field| BindingOrder { field, descending: false };
+    let page = db.store.list_bindings(&space(), by(BindingOrderField::Name), &PageRequest::first(1)).await.unwrap();
+    for after in [page.end_cursor.unwrap(), String::new(), "x".into(), "WyJjcmVhdGVkIl0".into(), "é".into()] {
+        let request = PageRequest { first: 1, after: Some(after) };
+        let outcome = db.store.list_bindings(&space(), by(BindingOrderField::IssuerUri), &request).await;
+        assert_eq!(outcome.unwrap_err(), StoreError::BadCursor);
+    }
+}
+
+fn a_grant(trust: &Trust) -> ExchangeRecord {
+    let id = fresh();
+    ExchangeRecord {
+        id: ExchangeId(id),
+        time: now(),
+        scope: trust.scope.clone(),
+        organization: Some(organization_id()),
+        granted: true,
+        reason: None,
+        protocol: Protocol::Oauth,
+        trust: Some(trust.id),
+        binding: trust.binding,
+        provider: Some(trust.provider),
+        service_account: Some(trust.service_account),
+        issuer: "https://issuer.example".into(),
+        subject: "subject".into(),
+        source_ip: Some("203.0.113.7".into()),
+        token_hash: random_hash(),
+        credential: Some(IssuedCredential {
+            id: CredentialId(id),
+            kind: CredentialKind::KeyPair,
+            expires_at: now().plus_seconds(60),
+            roles: vec!["//iam.api.mondoo.app/roles/agent".into()],
+            public_key: Some(vec![4, 1, 2]),
+        }),
+        checks: vec![Check::passed(CheckName::Locate).detail("x"), Check::skipped(CheckName::Replay)],
+        replay: None,
+    }
+}
+
+fn a_refusal(scope: Scope, organization: Option<OrganizationId>) -> ExchangeRecord {
+    ExchangeRecord {
+        id: ExchangeId(fresh()),
+        time: now(),
+        scope,
+        organization,
+        granted: false,
+        reason: Some("signature".into()),
+        protocol: Protocol::Rpc,
+        trust: None,
+        binding: false,
+        provider: None,
+        service_account: None,
+        issuer: "https://issuer.example".into(),
+        subject: String::new(),
+        source_ip: None,
+        token_hash: random_hash(),
+        credential: None,
+        checks: vec![Check::failed(CheckName::Signature).expected("a").actual("b")],
+        replay: None,
+    }
+}
+
+fn a_replay_key(provider: ProviderId) -> ReplayKey {
+    ReplayKey { provider, fingerprint: random_hash(), until: now().plus_seconds(60) }
+}
+
+async fn exchanges_by_scope_and_filter(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    let grant = a_grant(&trust);
+    let in_space = a_refusal(space(), Some(organization_id()));
+    let in_organization = a_refusal(Scope::Organization(organization_id()), Some(organization_id()));
+    let on_platform = ExchangeRecord { time: now().plus_seconds(5), ..a_refusal(Scope::Platform, None) };
+    for record in [&grant, &in_space, &in_organization, &on_platform] {
+        assert_eq!(recorder.record(record.clone(), 1).await, Ok(Recorded::Durable));
+    }
+    let ids = |records: &[&ExchangeRecord]| {
+        let mut all: Vec<_> = records.iter().map(|r| (r.time, r.id)).collect();
+        all.sort();
+        all.reverse();
+        all
+    };
+    let organization = Scope::Organization(organization_id());
+    for (filter, expected) in [
+        (ExchangeFilter::of(space()), vec![&grant, &in_space]),
+        (ExchangeFilter::of(organization.clone()), vec![&grant, &in_space, &in_organization]),
+        (ExchangeFilter::of(Scope::Platform), vec![&grant, &in_space, &in_organization, &on_platform]),
+        (ExchangeFilter { granted: Some(true), ..ExchangeFilter::of(organization.clone()) }, vec![&grant]),
+        (ExchangeFilter { granted: Some(false), ..ExchangeFilter::of(space()) }, vec![&in_space]),
+        (ExchangeFilter { reference: Some(grant.id), ..ExchangeFilter::of(space()) }, vec![&grant]),
+        (ExchangeFilter { reference: Some(on_platform.id), ..ExchangeFilter::of(organization) }, vec![]),
+    ] {
+        let mut seen = Vec::new();
+        let mut request = PageRequest::first(2);
+        loop {
+            let page = db.store.list_exchanges(&filter, &request).await.unwrap();
+            seen.extend(page.items.iter().map(|row| (row.time, row.id)));
+            if !page.has_next {
+                break;
+            }
+            request.after = page.end_cursor;
+        }
+        assert_eq!(seen, ids(&expected), "{filter:?}");
+        assert_eq!(db.store.count_exchanges(&filter).await.unwrap(), expected.len() as u64);
+    }
+    let all = db.store.list_exchanges(&ExchangeFilter::of(Scope::Platform), &PageRequest::default()).await.unwrap();
+    for record in [grant, in_space, in_organization, on_platform] {
+        assert!(all.items.contains(&record), "every field comes back");
+    }
+}
+
+async fn credentials_are_found_by_account(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, account, trust) = furnished(&configuration).await;
+    let grant = a_grant(&trust);
+    let refusal = ExchangeRecord { service_account: Some(account.id), ..a_refusal(space(), None) };
+    recorder.record(grant.clone(), 1).await.unwrap();
+    recorder.record(refusal.clone(), 1).await.unwrap();
+    let issued = grant.credential.clone().unwrap();
+    let found = db.store.find_credential(account.id, issued.id).await.unwrap().unwrap();
+    assert_eq!((found.kind, found.roles, found.expires_at), (issued.kind, issued.roles, issued.expires_at));
+    assert_eq!((found.public_key, found.issued_at), (issued.public_key, grant.time));
+    assert_eq!((found.trust, found.provider), (Some(trust.id), Some(provider.id)));
+    let other = ServiceAccountId(fresh());
+    assert!(db.store.find_credential(other, issued.id).await.unwrap().is_none());
+    assert!(db.store.find_credential(account.id, CredentialId(refusal.id.0)).await.unwrap().is_none());
+}
+
+async fn a_grant_is_superseded_by_a_mutation(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, _, trust) = furnished(&configuration).await;
+    let decided_on = configuration.current().unwrap().revision();
+    // Another replica disables the trust; ours has not noticed.
+    let other = Configuration::start(db.replica().await).await.unwrap();
+    write(&other, vec![put_trust(&Trust { disabled: true, ..trust.clone() })]).await;
+    let grant = ExchangeRecord { replay: Some(a_replay_key(provider.id)), ..a_grant(&trust) };
+    assert_eq!(recorder.record(grant.clone(), decided_on).await, Ok(Recorded::Superseded));
+    assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await.unwrap(), 0);
+    assert!(db.store.last_used(&[trust.id]).await.unwrap().is_empty());
+    // Nothing was consumed either: decided again, the same grant is recorded.
+    let revision = configuration.refresh().await.unwrap().revision();
+    assert_eq!(recorder.record(grant, revision).await, Ok(Recorded::Durable));
+}
+
+async fn a_refusal_is_kept_whatever_the_revision(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    furnished(&configuration).await;
+    assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Ok(Recorded::Durable));
+    assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 1);
+}
+
+async fn a_token_is_used_once_in_a_batch(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, _, trust) = furnished(&configuration).await;
+    let replay = a_replay_key(provider.id);
+    // All are queued before the recorder gets to run again: batches, however they fall.
+    let all = (0..40).map(|n| {
+        let replay = (n % 2 == 0).then(|| replay.clone());
+        recorder.record(ExchangeRecord { replay, ..a_grant(&trust) }, 1)
+    });
+    let outcomes = futures_join(all).await;
+    let count = |wanted| outcomes.iter().filter(|o| **o == Ok(wanted)).count();
+    assert_eq!((count(Recorded::Durable), count(Recorded::Replayed)), (21, 19));
+    assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 21);
+}
+
+/// Polls all at once, in order.
+async fn futures_join<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.into_iter().map(|f| (Box::pin(f), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut ready = true;
+        for (future, output) in &mut pending {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => ready = false,
+                }
+            }
+        }
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    pending.into_iter().map(|(_, output)| output.unwrap()).collect()
+}
+
+async fn a_token_is_used_once_across_batches_and_replicas(db: Db) {
+    let here = db.configuration().await;
+    let (provider, _, trust) = furnished(&here).await;
+    let there = Configuration::start(db.replica().await).await.unwrap();
+    let recorders = [
+        Recorder::start(db.store.clone(), Arc::clone(&here), RecorderOptions::default()),
+        Recorder::start(db.replica().await, Arc::clone(&there), RecorderOptions::default()),
+    ];
+    let replay = a_replay_key(provider.id);
+    let with = |replay: &ReplayKey| ExchangeRecord { replay: Some(replay.clone()), ..a_grant(&trust) };
+    assert_eq!(recorders[0].record(with(&replay), 1).await, Ok(Recorded::Durable));
+    assert_eq!(recorders[0].record(with(&replay), 1).await, Ok(Recorded::Replayed));
+    assert_eq!(recorders[1].record(with(&replay), 1).await, Ok(Recorded::Replayed));
+    // The same fingerprint at another provider is another token.
+    let elsewhere = ReplayKey { provider: ProviderId(fresh()), ..replay };
+    assert_eq!(recorders[1].record(with(&elsewhere), 1).await, Ok(Recorded::Durable));
+    // Many tokens, both replicas at once: each token once.
+    let keys: Vec<ReplayKey> = (0..20).map(|_| a_replay_key(provider.id)).collect();
+    let all = keys.iter().chain(keys.iter().rev()).enumerate().map(|(n, k)| recorders[n / 20].record(with(k), 1));
+    let outcomes = futures_join(all).await;
+    for n in 0..20 {
+        let mut pair = [outcomes[n], outcomes[39 - n]].map(Result::unwrap);
+        pair.sort_by_key(|o| *o == Recorded::Replayed);
+        assert_eq!(pair, [Recorded::Durable, Recorded::Replayed]);
+    }
+}
+
+async fn last_use_shows_once_answered_and_never_goes_back(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    for (at, shown) in [(10, 10), (5, 10), (20, 20)] {
+        let record = ExchangeRecord { time: now().plus_seconds(at), ..a_grant(&trust) };
+        assert_eq!(recorder.record(record, 1).await, Ok(Recorded::Durable));
+        let used = db.store.last_used(&[trust.id]).await.unwrap();
+        assert_eq!(used[&trust.id], now().plus_seconds(shown));
+    }
+    // Saving the trust again does not forget it.
+    write(&configuration, vec![put_trust(&trust)]).await;
+    assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
+}
+
+async fn a_full_queue_refuses(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions { queue: 2 });
+    // Queued within one poll each, faster than any commit.
+    let outcomes = futures_join((0..200).map(|_| recorder.record(a_refusal(space(), None), 0))).await;
+    let full = outcomes.iter().filter(|o| **o == Err(RecordError::QueueFull)).count();
+    let kept = outcomes.iter().filter(|o| **o == Ok(Recorded::Durable)).count();
+    assert_eq!(full + kept, 200);
+    assert!(full > 0 && kept >= 2, "{full} full, {kept} kept");
+    assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), kept as u64);
+}
+
+async fn shutdown_commits_what_is_queued(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Arc::new(Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default()));
+    let queued = futures_join((0..50).map(|n| {
+        let recorder = Arc::clone(&recorder);
+        async move {
+            if n == 49 {
+                recorder.shutdown().await;
+                return Ok(Recorded::Durable);
+            }
+            recorder.record(a_refusal(space(), None), 0).await
+        }
+    }));
+    assert!(queued.await.iter().all(|o| *o == Ok(Recorded::Durable)));
+    assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 49);
+    assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Err(RecordError::Unavailable));
+}
+
+async fn hostile_text_harms_nobody(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let mut hostile = a_refusal(space(), None);
+    hostile.subject = "a\0b".into();
+    hostile.issuer = "\0".into();
+    hostile.checks = vec![Check::failed(CheckName::Subject).actual("a\0b")];
+    let twin = a_refusal(space(), None);
+    // A record that the database must refuse (its id exists) does not take its neighbours with it.
+    assert_eq!(recorder.record(twin.clone(), 0).await, Ok(Recorded::Durable));
+    let batch = [a_refusal(space(), None), twin, hostile.clone(), a_refusal(space(), None)];
+    let outcomes = futures_join(batch.map(|record| recorder.record(record, 0))).await;
+    assert_eq!(
+        outcomes,
+        [Ok(Recorded::Durable), Err(RecordError::Unavailable), Ok(Recorded::Durable), Ok(Recorded::Durable)]
+    );
+    let filter = ExchangeFilter { reference: Some(hostile.id), ..ExchangeFilter::of(space()) };
+    let kept = db.store.list_exchanges(&filter, &PageRequest::default()).await.unwrap().items.remove(0);
+    assert_eq!(kept.subject, "a\u{FFFD}b");
+    assert_eq!(kept.checks, hostile.checks);
+}
+
+async fn keys_of_replicas_that_start_together(db: Db) {
+    let key = |id: &str, state: &str| KeyRow {
+        id: id.into(),
+        purpose: "token".into(),
+        state: state.into(),
+        created_at: now(),
+        activates_at: now(),
+        retires_at: None,
+        sealed: vec![0, 255],
+        public: vec![1],
+    };
+    let stores = [db.store.clone(), db.replica().await];
+    let firsts = ["a", "b"].map(|id| [key(id, "current")]);
+    let won = futures_join((0..2).map(|n| stores[n].insert_keys_if_absent("token", &firsts[n]))).await;
+    assert_eq!(won.iter().filter(|w| **w == Ok(true)).count(), 1, "{won:?}");
+    let table = stores[1].load_keys().await.unwrap();
+    assert_eq!(table.keys.len(), 1);
+    assert_eq!(table.keys[0].sealed, [0, 255]);
+    let version = table.versions["token"];
+    let mut retired = table.keys[0].clone();
+    retired.state = "retired".into();
+    retired.retires_at = Some(now());
+    let put = [retired.clone(), key("c", "current")];
+    assert!(stores[0].apply_key_changes("token", version, &put, &[]).await.unwrap());
+    assert!(!stores[1].apply_key_changes("token", version, &[key("d", "current")], &[]).await.unwrap());
+    assert!(stores[1].apply_key_changes("token", version + 1, &[], &[retired.id]).await.unwrap());
+    let ids: Vec<_> = stores[0].load_keys().await.unwrap().keys.into_iter().map(|k| k.id).collect();
+    assert_eq!(ids, ["c"]);
+}
+
+async fn bootstrap_happens_once(db: Db) {
+    let configuration = db.configuration().await;
+    let token = || ApiToken {
+        id: ApiTokenId(fresh()),
+        scope: Scope::Platform,
+        name: "bootstrap".into(),
+        description: None,
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Owner)],
+        secret_hash: random_hash(),
+        created_at: now(),
+        created_by: String::new(),
+    };
+    let stores = [db.store.clone(), db.replica().await];
+    let tokens = [token(), token()];
+    let won = futures_join((0..2).map(|n| stores[n].bootstrap(&tokens[n]))).await;
+    assert_eq!(won.iter().filter(|w| **w == Ok(true)).count(), 1, "{won:?}");
+    let winner = won.iter().position(|w| *w == Ok(true)).unwrap();
+    let snapshot = configuration.refresh().await.unwrap();
+    assert!(snapshot.api_token_by_hash(&tokens[winner].secret_hash).is_some());
+    assert!(snapshot.api_token_by_hash(&tokens[1 - winner].secret_hash).is_none());
+    write(&configuration, vec![Write::DeleteApiToken(tokens[winner].id)]).await;
+    assert_eq!(db.store.bootstrap(&token()).await, Ok(false));
+    assert_eq!(db.store.installation_fact("check", "1").await.unwrap(), "1");
+    assert_eq!(stores[1].installation_fact("check", "2").await.unwrap(), "1");
+}
+
+async fn expired_things_are_forgotten(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, _, trust) = furnished(&configuration).await;
+    let kept = CredentialId(fresh());
+    let writes = [now(), now().plus_seconds(100)].into_iter().zip([CredentialId(fresh()), kept]);
+    write(&configuration, writes.map(|(until, id)| Write::RevokeCredential { id, until }).collect()).await;
+    let replay = ReplayKey { until: now(), ..a_replay_key(provider.id) };
+    let grant = ExchangeRecord { replay: Some(replay), ..a_grant(&trust) };
+    assert_eq!(recorder.record(grant, 2).await, Ok(Recorded::Durable));
+    assert_eq!(db.store.purge_expired(now()).await.unwrap(), 0);
+    assert_eq!(db.store.purge_expired(now().plus_seconds(1)).await.unwrap(), 2);
+    assert!(db.store.load_snapshot().await.unwrap().is_revoked(kept));
+    assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
+    assert_eq!(db.store.purge_exchanges(now()).await.unwrap(), 0);
+    assert_eq!(db.store.purge_exchanges(now().plus_seconds(1)).await.unwrap(), 1);
+}
+
+async fn migrations_up_down_up(db: Db) {
+    let configuration = db.configuration().await;
+    furnished(&configuration).await;
+    drop(configuration);
+    db.store.migrate().await.unwrap();
+    assert_eq!(db.store.load_snapshot().await.unwrap().revision(), 1);
+    db.store.migrate_down().await.unwrap();
+    assert!(db.store.load_snapshot().await.is_err());
+    db.store.migrate().await.unwrap();
+    assert_eq!(db.store.load_snapshot().await.unwrap().revision(), 0);
+    assert_eq!(db.store.count_organizations().await.unwrap(), 0);
+}
+
+async fn replicas_migrate_together(db: Db) {
+    db.store.migrate_down().await.unwrap();
+    let mut starting = Vec::new();
+    for _ in 0..3 {
+        let store = db.replica().await;
+        starting.push(tokio::spawn(async move { store.migrate().await }));
+    }
+    for replica in starting {
+        replica.await.unwrap().unwrap();
+    }
+    assert_eq!(db.store.load_snapshot().await.unwrap().revision(), 0);
+}
+
+#[tokio::test]
+async fn a_sqlite_file_is_private_and_memory_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let db = Db::sqlite().await;
+    let folder = db._folder.as_ref().unwrap().path();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+    }
+    for url in ["sqlite::memory:", "sqlite://?mode=memory", "mysql://x"] {
+        let options = StoreOptions { url: url.into(), max_connections: 4 };
+        assert!(matches!(Store::connect(&options).await, Err(StoreError::Settings(_))), "{url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_postgres_is_unavailable_at_once_and_comes_back() {
+    let server = Postgres::builder().fsync(false).start().unwrap();
+    let database = server.create_random_database("store").unwrap();
+    let db = Db::open(server.url(&database), None).await;
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    server.stop_immediately().unwrap();
+    let began = std::time::Instant::now();
+    assert!(db.store.ping().await.unwrap_err().is_transient());
+    assert!(configuration.refresh().await.unwrap_err().is_transient());
+    assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Err(RecordError::Unavailable));
+    let outcome = try_write(&configuration, vec![Write::PutOrganization(an_organization())]).await;
+    assert!(matches!(outcome, Err(MutateError::Unavailable(error)) if error.is_transient()));
+    assert!(began.elapsed() < std::time::Duration::from_secs(8), "{:?}", began.elapsed());
+    while configuration.current().is_ok() {
+        // Not confirmed, and so soon not given out.
+        assert!(configuration.refresh().await.is_err());
+    }
+    server.start_again().unwrap();
+    // A pool may still hold connections that died; each is found out once.
+    let back = (0..20).map(|_| async { db.store.ping().await.is_ok() });
+    assert!(futures_join(back).await.contains(&true));
+    while configuration.refresh().await.is_err() {}
+    assert!(configuration.current().is_ok());
+    while recorder.record(a_refusal(space(), None), 0).await.is_err() {}
+}
