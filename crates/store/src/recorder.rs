@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_domain::exchange::ExchangeRecord;
+use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{EntityTrait, IntoActiveModel, TryInsertResult};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
@@ -73,6 +73,13 @@ struct Job {
     reply: oneshot::Sender<Result<Recorded, RecordError>>,
 }
 
+impl Job {
+    /// What a grant uses up; a refusal uses up nothing.
+    fn replay(&self) -> Option<&ReplayKey> {
+        self.record.replay.as_ref().filter(|_| self.record.granted)
+    }
+}
+
 /// Records exchanges. Shared by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
@@ -108,10 +115,10 @@ impl Recorder {
     /// Takes no more, commits what is queued, and returns when that is done.
     pub async fn shutdown(&self) {
         self.closing.notify_one();
-        if let Some(task) = self.task.lock().await.take() {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the recorder ended badly");
-            }
+        if let Some(task) = self.task.lock().await.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the recorder ended badly");
         }
     }
 }
@@ -182,16 +189,15 @@ async fn commit(store: &Store, configuration: &Configuration, jobs: &[Job]) -> R
     let revision = read_revision(&transaction).await?;
     configuration.confirm(revision, began);
 
-    let current = |job: &&Job| !job.record.granted || job.revision == revision;
     let mut seen = HashSet::new();
     let mut uses: BTreeMap<(Uuid, Vec<u8>), i64> = BTreeMap::new();
     let mut outcomes: Vec<Recorded> = jobs
         .iter()
         .map(|job| {
-            if !current(&job) {
+            if job.record.granted && job.revision != revision {
                 return Recorded::Superseded;
             }
-            match job.record.replay.as_ref().filter(|_| job.record.granted) {
+            match job.replay() {
                 Some(replay) if !seen.insert((replay.provider, replay.fingerprint)) => Recorded::Replayed,
                 Some(replay) => {
                     uses.insert((replay.provider.0, replay.fingerprint.to_vec()), replay.until.micros());
@@ -204,11 +210,11 @@ async fn commit(store: &Store, configuration: &Configuration, jobs: &[Job]) -> R
 
     let fresh = consume(&transaction, &uses).await?;
     for (job, outcome) in jobs.iter().zip(&mut outcomes) {
-        if let Some(replay) = job.record.replay.as_ref().filter(|_| job.record.granted && *outcome == Recorded::Durable)
+        if *outcome == Recorded::Durable
+            && let Some(replay) = job.replay()
+            && !fresh.contains(&(replay.provider.0, replay.fingerprint.to_vec()))
         {
-            if !fresh.contains(&(replay.provider.0, replay.fingerprint.to_vec())) {
-                *outcome = Recorded::Replayed;
-            }
+            *outcome = Recorded::Replayed;
         }
     }
 
