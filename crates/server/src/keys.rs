@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sallyport_credentials::{KeyChange, KeyRing, MasterKey, Purpose, RotationPolicy, SlotState, StoredKey, plan_rotation};
+use sallyport_credentials::{
+    KeyChange, KeyRing, MasterKey, Purpose, RotationPolicy, SlotState, StoredKey, plan_rotation,
+};
 use sallyport_domain::clock::Clock;
 use sallyport_domain::entropy::Entropy;
 use sallyport_gateway::Services;
@@ -17,7 +19,12 @@ const LOOK: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the database fails, or the master key is not the one the keys were sealed with.
-pub async fn load(store: &Store, master: &MasterKey, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<KeyRing> {
+pub(crate) async fn load(
+    store: &Store,
+    master: &MasterKey,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<KeyRing> {
     let table = store.load_keys().await.context("the signing keys could not be loaded")?;
     for purpose in Purpose::ALL {
         if table.keys.iter().any(|key| key.purpose == purpose.name()) {
@@ -25,7 +32,8 @@ pub async fn load(store: &Store, master: &MasterKey, clock: &dyn Clock, entropy:
         }
         let mut keys = Vec::new();
         let first = plan_rotation(&[], clock.now(), &RotationPolicy::default());
-        for change in first.into_iter().filter(|c| matches!(c, KeyChange::Generate { purpose: p, .. } if *p == purpose)) {
+        for change in first.into_iter().filter(|c| matches!(c, KeyChange::Generate { purpose: p, .. } if *p == purpose))
+        {
             change.apply(&mut keys, clock.now(), entropy, master).context("a signing key could not be made")?;
         }
         let rows: Vec<KeyRow> = keys.into_iter().map(to_row).collect();
@@ -35,7 +43,7 @@ pub async fn load(store: &Store, master: &MasterKey, clock: &dyn Clock, entropy:
 }
 
 /// Rotates on schedule, and follows what other replicas did, for as long as the process lives.
-pub fn keep_rotating(services: Arc<Services>, master: MasterKey) {
+pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
     tokio::spawn(async move {
         let mut versions = None;
         loop {
@@ -50,7 +58,9 @@ pub fn keep_rotating(services: Arc<Services>, master: MasterKey) {
                             services.keys.store(Arc::new(ring));
                             versions = Some(table.versions);
                         }
-                        Err(error) => tracing::error!(error = format!("{error:#}"), "the signing keys cannot be opened"),
+                        Err(error) => {
+                            tracing::error!(error = format!("{error:#}"), "the signing keys cannot be opened")
+                        }
                     }
                 }
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the signing keys could not be looked at"),
@@ -75,7 +85,8 @@ async fn rotate(services: &Services, master: &MasterKey) -> Result<KeyTable> {
         change.apply(&mut after, services.now(), &*services.entropy, master)?;
     }
     for purpose in Purpose::ALL {
-        let of_purpose = |keys: &[StoredKey]| -> Vec<StoredKey> { keys.iter().filter(|k| k.purpose == purpose).cloned().collect() };
+        let of_purpose =
+            |keys: &[StoredKey]| -> Vec<StoredKey> { keys.iter().filter(|k| k.purpose == purpose).cloned().collect() };
         let (old, new) = (of_purpose(&before), of_purpose(&after));
         if old == new {
             continue;
@@ -85,14 +96,20 @@ async fn rotate(services: &Services, master: &MasterKey) -> Result<KeyTable> {
         let version = table.versions.get(purpose.name()).copied().unwrap_or_default();
         let put: Vec<KeyRow> = new.into_iter().filter(|k| !old.contains(k)).map(to_row).collect();
         if services.store.apply_key_changes(purpose.name(), version, &put, &removed).await? {
-            tracing::info!(purpose = purpose.name(), changed = put.len(), removed = removed.len(), "signing keys rotated");
+            tracing::info!(
+                purpose = purpose.name(),
+                changed = put.len(),
+                removed = removed.len(),
+                "signing keys rotated"
+            );
         }
     }
     Ok(services.store.load_keys().await?)
 }
 
 fn open(table: &KeyTable, master: &MasterKey) -> Result<KeyRing> {
-    KeyRing::open(&stored(table)?, master).context("the signing keys cannot be opened; is this the master key they were made with?")
+    KeyRing::open(&stored(table)?, master)
+        .context("the signing keys cannot be opened; is this the master key they were made with?")
 }
 
 fn stored(table: &KeyTable) -> Result<Vec<StoredKey>> {

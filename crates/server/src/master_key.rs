@@ -17,7 +17,7 @@ use crate::settings::Settings;
 ///
 /// # Errors
 /// When none is set with PostgreSQL, when a file cannot be read or is open to others, or when it is not 32 bytes in base64.
-pub fn load(settings: &Settings, entropy: &dyn Entropy) -> Result<MasterKey> {
+pub(crate) fn load(settings: &Settings, entropy: &dyn Entropy) -> Result<MasterKey> {
     if let Some(text) = &settings.master_key {
         return MasterKey::from_base64(text.expose_secret().trim()).context("master_key");
     }
@@ -25,12 +25,16 @@ pub fn load(settings: &Settings, entropy: &dyn Entropy) -> Result<MasterKey> {
         return read(path).with_context(|| format!("master_key_file: {}", path.display()));
     }
     if !settings.is_embedded() {
-        bail!("master_key or master_key_file must be set with PostgreSQL: 32 bytes in base64, such as from: openssl rand -base64 32");
+        bail!(
+            "master_key or master_key_file must be set with PostgreSQL: 32 bytes in base64, such as from: openssl rand -base64 32"
+        );
     }
     let path = settings.data_dir.join("master.key");
     match create(&path, entropy) {
         Ok(key) => Ok(key),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(&path).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            read(&path).with_context(|| path.display().to_string())
+        }
         Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
     }
 }

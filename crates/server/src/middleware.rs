@@ -15,13 +15,13 @@ use tower_http::timeout::TimeoutLayer;
 use tracing::Instrument;
 
 /// The header of the request's id.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest time for one request, from its first byte to its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Wraps the routes.
-pub fn wrap(routes: Router, services: Arc<Services>) -> Router {
+pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Router {
     routes
         .fallback(not_found)
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, DEADLINE))
@@ -34,17 +34,18 @@ async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"not_found"}"#).into_response()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the layer's signature")]
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
     tracing::error!("a request panicked");
-    (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"internal"}"#).into_response()
+    (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"internal"}"#)
+        .into_response()
 }
 
 /// Takes over a caller's request id when it is harmless, else makes one; says it on the answer and in every log line.
 async fn identify(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(REQUEST_ID).filter(|value| {
         let bytes = value.as_bytes();
-        (1..=64).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        (1..=64).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     });
     let id = given.cloned().unwrap_or_else(|| {
         // A UUID is always a valid header value.

@@ -11,12 +11,12 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use sallyport_gateway::Services;
 
 /// `/livez` and `/readyz`, for both listeners.
-pub fn health(services: Arc<Services>) -> Router {
+pub(crate) fn health(services: Arc<Services>) -> Router {
     Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(services)
 }
 
 /// The admin listener: health, and metrics when they are collected.
-pub fn admin(services: Arc<Services>, metrics: Option<PrometheusHandle>) -> Router {
+pub(crate) fn admin(services: Arc<Services>, metrics: Option<PrometheusHandle>) -> Router {
     let router = health(services);
     match metrics {
         None => router,

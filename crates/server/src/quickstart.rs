@@ -7,6 +7,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -26,7 +27,7 @@ use crate::telemetry;
 
 /// Options of `sallyport quickstart`.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Stop after the story; the exit status says whether every step worked
     #[arg(long)]
     exit: bool,
@@ -53,19 +54,25 @@ config { type universeDomain audience subjectTokenType scopes issuerUri } } }";
 ///
 /// # Errors
 /// When any step did not do what it should.
-pub async fn run(options: Options) -> Result<()> {
+pub(crate) async fn run(options: Options) -> Result<()> {
     telemetry::start_logging("warn", LogFormat::Text)?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let stage = Stage::build(&options, folder.path()).await?;
-    stage.tell().await?;
+    let scene = stage.tell().await?;
     if options.exit {
         println!("\nThat was the whole story. Every step worked.");
     } else {
-        stage.invite()?;
+        stage.invite(&scene, folder.path())?;
         tokio::signal::ctrl_c().await?;
         println!("\nGood-bye. The temporary folder goes with me.");
     }
     stage.running.stop().await
+}
+
+/// What the story leaves behind for the visitor.
+struct Scene {
+    space: String,
+    client_id: String,
 }
 
 struct Stage {
@@ -79,7 +86,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn build(options: &Options, folder: &std::path::Path) -> Result<Self> {
+    async fn build(options: &Options, folder: &Path) -> Result<Self> {
         let authority = TestAuthority::new()?;
         let issuer = Issuer::builder().start(&authority).await.context("the local issuer did not start")?;
         let outbound = OutboundSettings {
@@ -95,13 +102,16 @@ impl Stage {
         }
         let admin = running.first_token.clone().context("the first start makes an API token")?;
         let url = running.services.installation.public_url.clone();
-        #[expect(clippy::disallowed_methods, reason = "this is the workload's and the admin's side, talking to our own server")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the workload's and the admin's side, talking to our own server"
+        )]
         let http = reqwest::Client::builder().no_proxy().build()?;
         let bold = std::io::stdout().is_terminal();
         Ok(Self { running, issuer, authority, url, admin, http, bold })
     }
 
-    async fn tell(&self) -> Result<()> {
+    async fn tell(&self) -> Result<Scene> {
         self.headline(0, "Sallyport: no stored secrets");
         println!(
             "   A CI job proves who it is with the token its own platform gives it,\n   \
@@ -113,7 +123,8 @@ impl Stage {
         println!("   {}  plays the CI platform: a real HTTPS OIDC issuer", self.issuer.uri());
 
         self.headline(2, "The admin makes a place to work in");
-        let organization = self.graphql("mutation { createOrganization(input: {name: \"ACME\"}) { mrn } }", json!({})).await?;
+        let organization =
+            self.graphql("mutation { createOrganization(input: {name: \"ACME\"}) { mrn } }", json!({})).await?;
         let organization = text(&organization, "/createOrganization/mrn")?;
         let create_space = "mutation($org: String!) { createSpace(input: {name: \"Shop\", orgMrn: $org}) { mrn } }";
         let space = text(&self.graphql(create_space, json!({ "org": organization })).await?, "/createSpace/mrn")?;
@@ -122,14 +133,14 @@ impl Stage {
         self.headline(3, &format!("The admin lets the repository {REPOSITORY} in, as an agent"));
         let input = json!({
             "scopeMrn": space,
-            "name": "Shop's main branch",
+            "name": "main branch of the shop",
             "issuerUri": self.issuer.uri(),
             "subject": format!("repo:{REPOSITORY}:ref:{BRANCH}"),
             "mappings": [{ "key": "jwt_claims.repository", "value": REPOSITORY }],
         });
         let variables = json!({ "input": input });
         self.show(&format!(
-            "curl {}/query -H 'Authorization: Bearer $ADMIN_TOKEN' -H 'Content-Type: application/json' -d '{}'",
+            "curl {}/query -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'Content-Type: application/json' -d '{}'",
             self.url,
             json!({ "query": CREATE_BINDING, "variables": variables })
         ));
@@ -147,7 +158,7 @@ impl Stage {
         self.quote(&claims_of(&token)?);
 
         self.headline(5, "It exchanges the token for a credential");
-        self.show(&exchange_command(&self.url, &space, self.issuer.uri(), "$CI_TOKEN"));
+        self.show(&exchange_command(&self.url, &space, self.issuer.uri()));
         let (status, answer) = self.exchange(&space, &token).await?;
         ensure!(status == 200, "the exchange was refused: {answer}");
         let document = STANDARD.decode(text(&answer, "/base64_credential")?).context("the credential is base64")?;
@@ -159,7 +170,7 @@ impl Stage {
         let viewer = "{ viewer { mrn kind roles scopeMrn expiresAt } }";
         let bearer = sign(&document, None)?;
         self.show(&format!(
-            "curl {}/query -H 'Authorization: Bearer $SIGNED_WITH_THE_KEY' -H 'Content-Type: application/json' -d '{}'",
+            "curl {}/query -H \"Authorization: Bearer $SIGNED_WITH_THE_KEY\" -H 'Content-Type: application/json' -d '{}'",
             self.url,
             json!({ "query": viewer })
         ));
@@ -167,12 +178,7 @@ impl Stage {
         self.quote(&serde_json::to_string_pretty(seen.pointer("/viewer").context("the answer has a viewer")?)?);
 
         self.headline(7, "Others get an access token instead, by OAuth 2.0 token exchange (RFC 8693)");
-        self.show(&format!(
-            "curl {}/auth/v1/token --data-urlencode grant_type=urn:ietf:params:oauth:grant-type:token-exchange \
-             --data-urlencode subject_token_type=urn:ietf:params:oauth:token-type:jwt \
-             --data-urlencode client_id={client_id} --data-urlencode subject_token=$CI_TOKEN",
-            self.url
-        ));
+        self.show(&oauth_command(&self.url, &client_id));
         let issued = self.oauth(&client_id, &token).await?;
         self.quote(&serde_json::to_string_pretty(&shortened(&issued))?);
 
@@ -203,27 +209,33 @@ impl Stage {
         let remove = "mutation($mrn: String!) { removeWIFAuthBinding(mrn: $mrn) { mrn } }";
         self.graphql(remove, json!({ "mrn": second })).await?;
         self.ping(&document, 401).await?;
-        println!("   After removeWIFAuthBinding: 401. The certificate is still good for an hour; the server knows better.");
-        Ok(())
+        println!(
+            "   After removeWIFAuthBinding: 401. The certificate is still good for an hour; the server knows better."
+        );
+        Ok(Scene { space, client_id })
     }
 
     /// What to try next, with everything filled in.
-    fn invite(&self) -> Result<()> {
-        let space = self.running.services.configuration.current().ok();
-        ensure!(space.is_some_and(|s| s.trust_count() > 0), "the binding is there");
+    fn invite(&self, scene: &Scene, folder: &Path) -> Result<()> {
         self.headline(0, "Now you. The server goes on until Ctrl-C. In another terminal:");
-        let ca = tempfile::Builder::new().prefix("sallyport-quickstart-").suffix(".pem").tempfile()?.into_temp_path().keep()?;
-        std::fs::write(&ca, self.authority.ca_pem())?;
-        println!("   export URL={}", self.url);
+        let ca = self.authority.write_ca(folder)?;
         println!("   export ADMIN_TOKEN={}", self.admin.expose_secret());
-        println!("   export CI_TOKEN={}", self.subject_token(REPOSITORY, &self.url, TRY_YOURSELF));
-        println!();
-        println!("   # who am I");
-        println!("   curl -s $URL/query -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'Content-Type: application/json' \\");
-        println!("     -d '{{\"query\":\"{{ viewer {{ mrn roles permissions }} }}\"}}'");
-        println!("   # the API in a browser, with documentation: {}/graphql", self.url);
-        println!("   # the CI platform's keys: curl --cacert {} {}", ca.display(), self.issuer.jwks_uri());
-        println!("   # our own keys, for those who verify what we issue: curl $URL/.well-known/jwks.json");
+        println!("   export CI_TOKEN={}", self.subject_token(REPOSITORY, &scene.space, TRY_YOURSELF));
+        println!("\n   # an exchange, either way (this token is good for an hour)");
+        println!("   {}", exchange_command(&self.url, &scene.space, self.issuer.uri()));
+        println!("   {}", oauth_command(&self.url, &scene.client_id));
+        println!("\n   # who got in, who did not, and why");
+        let query = "query($scope: String!) { listExchanges(scopeMrn: $scope) { exchanges { time granted reason subject } } }";
+        println!(
+            "   curl {}/query -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'Content-Type: application/json' -d '{}'",
+            self.url,
+            json!({ "query": query, "variables": { "scope": scene.space } })
+        );
+        println!("\n   # the API in a browser, with its documentation");
+        println!("   {}/graphql", self.url);
+        println!("\n   # the public keys: the CI platform's, and ours");
+        println!("   curl --cacert {} {}", ca.display(), self.issuer.jwks_uri());
+        println!("   curl {}/.well-known/jwks.json", self.url);
         Ok(())
     }
 
@@ -279,7 +291,10 @@ impl Stage {
 
     async fn ping(&self, document: &Value, expected: u16) -> Result<()> {
         let bearer = sign(document, Some(b"{}"))?;
-        let request = self.http.post(format!("{}/AgentManager/PingPong", self.url)).header(AUTHORIZATION, format!("Bearer {bearer}"));
+        let request = self
+            .http
+            .post(format!("{}/AgentManager/PingPong", self.url))
+            .header(AUTHORIZATION, format!("Bearer {bearer}"));
         let status = request.header("content-type", "application/json").body("{}").send().await?.status().as_u16();
         ensure!(status == expected, "PingPong answered {status} where {expected} was expected");
         Ok(())
@@ -313,10 +328,18 @@ impl Stage {
     }
 }
 
-fn exchange_command(url: &str, space: &str, issuer: &str, token: &str) -> String {
+fn exchange_command(url: &str, space: &str, issuer: &str) -> String {
     format!(
         "curl {url}/SecureTokenService/ExchangeExternalToken -H 'Content-Type: application/json' \
-         -d '{{\"audience\":\"{space}\",\"issuer_uri\":\"{issuer}\",\"jwt_token\":\"{token}\"}}'"
+         -d '{{\"audience\":\"{space}\",\"issuer_uri\":\"{issuer}\",\"jwt_token\":\"'$CI_TOKEN'\"}}'"
+    )
+}
+
+fn oauth_command(url: &str, client_id: &str) -> String {
+    format!(
+        "curl {url}/auth/v1/token --data-urlencode grant_type=urn:ietf:params:oauth:grant-type:token-exchange \
+         --data-urlencode subject_token_type=urn:ietf:params:oauth:token-type:jwt \
+         --data-urlencode client_id={client_id} --data-urlencode subject_token=$CI_TOKEN"
     )
 }
 
@@ -344,7 +367,7 @@ fn claims_of(token: &str) -> Result<String> {
 fn shortened(document: &Value) -> Value {
     let Some(members) = document.as_object() else { return document.clone() };
     let shorten = |value: &Value| match value.as_str() {
-        Some(long) if long.len() > 140 => {
+        Some(long) if long.len() > 160 => {
             let start: String = long.chars().take_while(|c| *c != '\n').take(48).collect();
             json!(format!("{start}… ({} characters)", long.len()))
         }
@@ -354,7 +377,11 @@ fn shortened(document: &Value) -> Value {
 }
 
 fn text(value: &Value, pointer: &str) -> Result<String> {
-    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("the answer has no {pointer}: {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .with_context(|| format!("the answer has no {pointer}: {value}"))
 }
 
 /// The reference at the end of a refusal.

@@ -38,13 +38,13 @@ const DRAIN: Duration = Duration::from_secs(20);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server that answers.
-pub struct Running {
+pub(crate) struct Running {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Its shared parts.
-    pub services: Arc<Services>,
+    pub(crate) services: Arc<Services>,
     /// The API token made on the first start, when none was set.
-    pub first_token: Option<SecretString>,
+    pub(crate) first_token: Option<SecretString>,
     handles: Vec<Handle<SocketAddr>>,
     tasks: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
 }
@@ -54,12 +54,15 @@ pub struct Running {
 /// # Errors
 /// When a setting, the database or a listener keeps it from starting, or a listener dies.
 #[expect(clippy::print_stdout, reason = "the first token is shown once, to whoever started the server, and to no log")]
-pub async fn serve(settings: Settings) -> Result<()> {
+pub(crate) async fn serve(settings: Settings) -> Result<()> {
     telemetry::start_logging(&settings.log, settings.log_format)?;
     let metrics = telemetry::start_metrics()?;
     let running = start(settings, Some(metrics)).await?;
     if let Some(token) = &running.first_token {
-        println!("First start. The API token of the platform owner, shown only this once:\n\n  {}\n", token.expose_secret());
+        println!(
+            "First start. The API token of the platform owner, shown only this once:\n\n  {}\n",
+            token.expose_secret()
+        );
     }
     tracing::info!(address = %running.address, public_url = running.services.installation.public_url, "serving");
     stop_signal().await?;
@@ -71,7 +74,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Running> {
+pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
     if settings.is_embedded() {
@@ -94,7 +97,8 @@ pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Res
     let first_token = bootstrap(&store, settings.bootstrap_token.as_ref(), &*clock, &*entropy).await?;
     let ring = keys::load(&store, &master, &*clock, &*entropy).await?;
     let configuration = Configuration::start(store.clone()).await.context("the configuration could not be loaded")?;
-    let recorder = Recorder::start(store.clone(), Arc::clone(&configuration), RecorderOptions { queue: RECORDS_WAITING });
+    let recorder =
+        Recorder::start(store.clone(), Arc::clone(&configuration), RecorderOptions { queue: RECORDS_WAITING });
     let outbound = Outbound::new(settings.outbound.clone()).context("outbound settings")?;
 
     let services = Arc::new(Services {
@@ -127,7 +131,12 @@ pub async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Res
 }
 
 impl Running {
-    fn listen(&mut self, listener: TcpListener, routes: Router, files: Option<(std::path::PathBuf, std::path::PathBuf)>) -> Result<()> {
+    fn listen(
+        &mut self,
+        listener: TcpListener,
+        routes: Router,
+        files: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    ) -> Result<()> {
         let handle = Handle::new();
         let service = routes.into_make_service_with_connect_info::<SocketAddr>();
         let task = match files {
@@ -151,7 +160,7 @@ impl Running {
     ///
     /// # Errors
     /// When a listener had died.
-    pub async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         for handle in &self.handles {
             handle.graceful_shutdown(Some(DRAIN));
         }
@@ -168,7 +177,11 @@ impl Running {
 /// Clients that dawdle over their request are cut off.
 fn guard(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
     builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(hyper_util::rt::TokioTimer::new()).max_concurrent_streams(200).keep_alive_interval(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(hyper_util::rt::TokioTimer::new())
+        .max_concurrent_streams(200)
+        .keep_alive_interval(HEAD_TIMEOUT);
 }
 
 fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {

@@ -18,7 +18,7 @@ use serde::de::{Deserializer, Error as _};
 /// Every setting as text, from one source. `None`: not given there.
 #[derive(Args, Deserialize, Clone, Default)]
 #[serde(deny_unknown_fields, default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Address of the main listener. A port of 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, env = "SALLYPORT_LISTEN", value_name = "ADDRESS:PORT")]
     #[serde(deserialize_with = "scalar")]
@@ -123,10 +123,10 @@ pub struct Source {
 
 /// The command line's part of the settings.
 #[derive(Args, Clone, Default)]
-pub struct Flags {
+pub(crate) struct Flags {
     /// TOML file with settings: the names below without SALLYPORT_, in lower case
     #[arg(long, env = "SALLYPORT_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     source: Source,
 }
@@ -152,7 +152,7 @@ impl Source {
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -160,54 +160,57 @@ pub enum LogFormat {
 }
 
 /// Every setting, checked.
-pub struct Settings {
+pub(crate) struct Settings {
     /// Main listener.
-    pub listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Admin listener; `None`: off.
-    pub admin_listen: Option<SocketAddr>,
+    pub(crate) admin_listen: Option<SocketAddr>,
     /// Base URL, when set.
-    pub public_url: Option<String>,
+    pub(crate) public_url: Option<String>,
     /// Certificate chain and key files.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
     /// Database URL; holds a password perhaps.
-    pub database_url: SecretString,
+    pub(crate) database_url: SecretString,
     /// Connections at most.
-    pub database_connections: u32,
+    pub(crate) database_connections: u32,
     /// Data folder.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// The master key itself, when set.
-    pub master_key: Option<SecretString>,
+    pub(crate) master_key: Option<SecretString>,
     /// Its file, when set.
-    pub master_key_file: Option<PathBuf>,
+    pub(crate) master_key_file: Option<PathBuf>,
     /// First API token, when set.
-    pub bootstrap_token: Option<SecretString>,
+    pub(crate) bootstrap_token: Option<SecretString>,
     /// Host with port in client IDs, when set.
-    pub tenant_domain: Option<String>,
+    pub(crate) tenant_domain: Option<String>,
     /// Domain of MRNs.
-    pub mrn_domain: MrnDomain,
+    pub(crate) mrn_domain: MrnDomain,
     /// Default audiences.
-    pub audience_policy: AudiencePolicy,
+    pub(crate) audience_policy: AudiencePolicy,
     /// The outbound client.
-    pub outbound: OutboundSettings,
+    pub(crate) outbound: OutboundSettings,
     /// Proxies that are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: Vec<IpNet>,
     /// Exchanges a second per address; 0: no limit.
-    pub limit_per_address: u32,
+    pub(crate) limit_per_address: u32,
     /// Exchanges a second per trust; 0: no limit.
-    pub limit_per_trust: u32,
+    pub(crate) limit_per_trust: u32,
     /// Exchanges a second in all; 0: no limit.
-    pub limit_global: u32,
+    pub(crate) limit_global: u32,
     /// Whether GraphQL introspection is answered.
-    pub graphql_introspection: bool,
+    pub(crate) graphql_introspection: bool,
     /// Log filter.
-    pub log: String,
+    pub(crate) log: String,
     /// Log format.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("listen", &self.listen).field("public_url", &self.public_url).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("listen", &self.listen)
+            .field("public_url", &self.public_url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -216,7 +219,7 @@ impl Settings {
     ///
     /// # Errors
     /// Names the setting and says what would be right.
-    pub fn load(flags: Flags) -> Result<Self> {
+    pub(crate) fn load(flags: Flags) -> Result<Self> {
         check_environment()?;
         let file = match &flags.config {
             Some(path) => read_file(path)?,
@@ -229,7 +232,7 @@ impl Settings {
     ///
     /// # Errors
     /// None that the defaults could cause.
-    pub fn on_one_machine(listen: SocketAddr, folder: &Path, outbound: OutboundSettings) -> Result<Self> {
+    pub(crate) fn on_one_machine(listen: SocketAddr, folder: &Path, outbound: OutboundSettings) -> Result<Self> {
         let source = Source {
             listen: Some(listen.to_string()),
             admin_listen: Some(String::new()),
@@ -261,7 +264,10 @@ impl Settings {
         }
         if let Some(token) = &source.bootstrap_token {
             let text = token.expose_secret();
-            if !(20..=500).contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) || text.matches('.').count() == 2 {
+            if !(20..=500).contains(&text.len())
+                || !text.bytes().all(|b| b.is_ascii_graphic())
+                || text.matches('.').count() == 2
+            {
                 bail!("bootstrap_token: must be 20 to 500 visible ASCII characters, and not a JWT");
             }
         }
@@ -279,8 +285,10 @@ impl Settings {
             .transpose()?;
         let outbound = OutboundSettings {
             ca_pem,
-            resolve: ResolveOverride::parse_list(source.outbound_resolve.as_deref().unwrap_or_default()).context("outbound_resolve")?,
-            allow: AllowRule::parse_list(source.outbound_allow.as_deref().unwrap_or_default()).context("outbound_allow")?,
+            resolve: ResolveOverride::parse_list(source.outbound_resolve.as_deref().unwrap_or_default())
+                .context("outbound_resolve")?,
+            allow: AllowRule::parse_list(source.outbound_allow.as_deref().unwrap_or_default())
+                .context("outbound_allow")?,
         };
         let log_format = match source.log_format.as_deref().unwrap_or("text") {
             "text" => LogFormat::Text,
@@ -321,7 +329,7 @@ impl Settings {
     }
 
     /// Whether the database is the embedded one.
-    pub fn is_embedded(&self) -> bool {
+    pub(crate) fn is_embedded(&self) -> bool {
         self.database_url.expose_secret().starts_with("sqlite:")
     }
 }
@@ -338,7 +346,9 @@ fn check_environment() -> Result<()> {
     for (name, _) in std::env::vars_os() {
         let Some(name) = name.to_str() else { continue };
         let Some(rest) = name.strip_prefix("SALLYPORT_") else { continue };
-        if rest != "CONFIG" && !known.iter().any(|k| k.eq_ignore_ascii_case(rest) && rest.bytes().all(|b| !b.is_ascii_lowercase())) {
+        if rest != "CONFIG"
+            && !known.iter().any(|k| k.eq_ignore_ascii_case(rest) && rest.bytes().all(|b| !b.is_ascii_lowercase()))
+        {
             bail!("the environment variable {name} is not a setting; see sallyport serve --help");
         }
     }
@@ -352,7 +362,9 @@ fn address(name: &str, text: &str) -> Result<SocketAddr> {
 fn number(name: &str, text: Option<String>, default: u32) -> Result<u32> {
     match text {
         None => Ok(default),
-        Some(text) => text.parse().with_context(|| format!("{name}: '{text}' is not a whole number from 0 to {}", u32::MAX)),
+        Some(text) => {
+            text.parse().with_context(|| format!("{name}: '{text}' is not a whole number from 0 to {}", u32::MAX))
+        }
     }
 }
 
@@ -373,17 +385,24 @@ fn networks(name: &str, list: &str) -> Result<Vec<IpNet>> {
 fn public_url(text: String) -> Result<String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let fits = rest.is_some_and(|host| {
-        !host.is_empty() && host.is_ascii() && !host.contains(['/', '?', '#', '@', ' ', '\\']) && host == host.to_ascii_lowercase()
+        !host.is_empty()
+            && host.is_ascii()
+            && !host.contains(['/', '?', '#', '@', ' ', '\\'])
+            && host == host.to_ascii_lowercase()
     });
     if !fits {
-        bail!("public_url: must be http:// or https:// and a host in lower case, without path or trailing slash, such as https://sallyport.example.com");
+        bail!(
+            "public_url: must be http:// or https:// and a host in lower case, without path or trailing slash, such as https://sallyport.example.com"
+        );
     }
     Ok(text)
 }
 
 fn tenant_domain(text: String) -> Result<String> {
     if text.is_empty() || text.contains(['/', '@', ' ']) || text != text.to_ascii_lowercase() {
-        bail!("tenant_domain: must be a host in lower case, with a port if need be, such as sallyport.example.com:8443");
+        bail!(
+            "tenant_domain: must be a host in lower case, with a port if need be, such as sallyport.example.com:8443"
+        );
     }
     Ok(text)
 }
@@ -440,7 +459,8 @@ mod tests {
 
     #[test]
     fn later_sources_win() {
-        let file: Source = toml::from_str("listen = '127.0.0.1:1'\nlimit_global = 5\ntrusted_proxies = ['10.0.0.0/8']").unwrap();
+        let file: Source =
+            toml::from_str("listen = '127.0.0.1:1'\nlimit_global = 5\ntrusted_proxies = ['10.0.0.0/8']").unwrap();
         let flags = Source { listen: Some("127.0.0.1:2".into()), ..Source::default() };
         let settings = Settings::check(flags.or(file)).unwrap();
         assert_eq!((settings.listen.port(), settings.limit_global, settings.trusted_proxies.len()), (2, 5, 1));

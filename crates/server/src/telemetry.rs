@@ -9,20 +9,22 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::settings::LogFormat;
 
 /// Bucket bounds of durations, in seconds: from a cached exchange to an issuer that times out.
-const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+const SECONDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
 /// Starts logging to standard error. Nothing that is logged holds a token or a key.
 ///
 /// # Errors
 /// When the filter does not parse, naming the setting.
-pub fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).context("log: not a tracing filter such as info or sallyport_gateway=debug")?;
+pub(crate) fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
+    let filter =
+        EnvFilter::try_new(filter).context("log: not a tracing filter such as info or sallyport_gateway=debug")?;
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init(),
-        LogFormat::Json => {
-            registry.with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
-        }
+        LogFormat::Json => registry
+            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
+            .try_init(),
     }
     .context("logging was started before")
 }
@@ -31,7 +33,7 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 ///
 /// # Errors
 /// When another recorder is in place.
-pub fn start_metrics() -> Result<PrometheusHandle> {
+pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()

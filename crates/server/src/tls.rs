@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a file cannot be read, is not PEM, or key and certificate do not belong together.
-pub fn start(cert: PathBuf, key: PathBuf) -> Result<RustlsConfig> {
+pub(crate) fn start(cert: PathBuf, key: PathBuf) -> Result<RustlsConfig> {
     let config = RustlsConfig::from_config(read(&cert, &key)?);
     let watched = config.clone();
     tokio::spawn(async move {

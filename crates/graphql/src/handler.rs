@@ -1,0 +1,288 @@
+//! GraphQL over HTTP: `POST /query` and `POST /graphql`, and GraphiQL for browsers at `GET /graphql`.
+//!
+//! Who calls is settled before the document is looked at, so strangers learn nothing of the schema. Well-formed requests are
+//! answered with status 200 whatever became of them, as existing clients demand; only a request that asks for nothing but
+//! `application/graphql-response+json` gets the statuses of that media type.
+
+use std::sync::Arc;
+
+use async_graphql::http::GraphiQLSource;
+use async_graphql::{EmptySubscription, Request, Response, Schema};
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse};
+use axum::routing::post;
+use sallyport_domain::principal::Principal;
+use sallyport_gateway::Services;
+use sallyport_gateway::authentication::{Door, authenticate};
+use serde_json::Value;
+
+use crate::access::Caller;
+use crate::error::{self, Code, Error};
+use crate::limits::{self, BATCH_MAX, BODY_MAX};
+use crate::schema::{Mutation, Query, build};
+
+/// Settings of this surface.
+#[derive(Clone, Copy, Debug)]
+pub struct GraphqlOptions {
+    /// Whether authenticated callers may ask for the schema.
+    pub introspection: bool,
+    /// Whether browsers get GraphiQL at `GET /graphql`.
+    pub graphiql: bool,
+}
+
+impl Default for GraphqlOptions {
+    fn default() -> Self {
+        Self { introspection: true, graphiql: true }
+    }
+}
+
+/// The schema with all it runs on.
+#[derive(Clone)]
+pub struct Api {
+    services: Arc<Services>,
+    schema: Schema<Query, Mutation, EmptySubscription>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+/// The routes of the management API.
+pub fn router(services: Arc<Services>, options: GraphqlOptions) -> Router {
+    let api = Api::new(services, options);
+    let graphql = if options.graphiql { post(serve).get(graphiql) } else { post(serve) };
+    Router::new()
+        .route("/query", post(serve).fallback(post_only))
+        .route("/graphql", graphql.fallback(post_only))
+        .with_state(api)
+}
+
+impl Api {
+    /// Builds the schema.
+    pub fn new(services: Arc<Services>, options: GraphqlOptions) -> Self {
+        Self { services, schema: build(options) }
+    }
+
+    /// Executes one request for a caller who is known already.
+    pub async fn execute(
+        &self,
+        principal: Arc<Principal>,
+        request_id: Option<String>,
+        mut request: Request,
+    ) -> Response {
+        let mut response = match limits::admit(&request.query) {
+            Err(refusal) => Response::from_errors(vec![refusal.into_server_error()]),
+            Ok(document) => {
+                request.set_parsed_query(document);
+                let caller = Caller { services: Arc::clone(&self.services), principal, request_id };
+                self.schema.execute(request.data(caller)).await
+            }
+        };
+        for failure in &mut response.errors {
+            error::complete(failure);
+        }
+        response
+    }
+}
+
+async fn serve(State(api): State<Api>, headers: HeaderMap, body: Body) -> axum::response::Response {
+    let reply = Reply::wanted(&headers);
+    if !is_json(&headers) {
+        let error = Error::invalid("Content-Type", "must be application/json");
+        return reply.refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, error);
+    }
+    let Ok(body) = to_bytes(body, BODY_MAX).await else {
+        let error = Error::exhausted(format!("the request body must be whole and of at most {BODY_MAX} bytes"));
+        return reply.refuse(StatusCode::PAYLOAD_TOO_LARGE, error);
+    };
+    let principal = match authenticate(&api.services, &headers, Door::Graphql(&body)).await {
+        Ok(principal) => Arc::new(principal),
+        Err(failure) => return reply.fail(failure.into()),
+    };
+    let request_id =
+        headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(|id| id.chars().take(128).collect());
+    match read(&body) {
+        Err(refusal) => reply.refuse(StatusCode::BAD_REQUEST, refusal),
+        Ok(Requests::One(request)) => reply.one(&api.execute(principal, request_id, *request).await),
+        Ok(Requests::Batch(requests)) => {
+            let mut responses = Vec::with_capacity(requests.len());
+            // One after the other: a batch takes no more of the machine than its requests sent singly.
+            for request in requests {
+                responses.push(api.execute(Arc::clone(&principal), request_id.clone(), request).await);
+            }
+            reply.send(StatusCode::OK, &responses)
+        }
+    }
+}
+
+enum Requests {
+    One(Box<Request>),
+    Batch(Vec<Request>),
+}
+
+fn read(body: &Bytes) -> Result<Requests, Error> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| Error::invalid("body", format!("must be a JSON object with 'query': {error}")))?;
+    match value {
+        Value::Array(items) if items.is_empty() => Err(Error::invalid("body", "an empty batch asks for nothing")),
+        Value::Array(items) if items.len() > BATCH_MAX => {
+            Err(Error::exhausted(format!("a batch of {}; at most {BATCH_MAX} are allowed", items.len())))
+        }
+        Value::Array(items) => Ok(Requests::Batch(items.into_iter().map(read_one).collect::<Result<_, _>>()?)),
+        one => Ok(Requests::One(Box::new(read_one(one)?))),
+    }
+}
+
+fn read_one(mut value: Value) -> Result<Request, Error> {
+    if let Value::Object(members) = &mut value {
+        // Clients send null, or an empty operation name, for what they leave out.
+        let left_out = |name: &str, value: &Value| value.is_null() || name == "operationName" && value == "";
+        members.retain(|name, value| !left_out(name, value));
+    }
+    if !value.get("query").is_some_and(Value::is_string) {
+        return Err(Error::invalid("query", "must be there, and be the GraphQL document"));
+    }
+    serde_json::from_value(value).map_err(|error| Error::invalid("body", format!("is not a GraphQL request: {error}")))
+}
+
+/// JSON and nothing else: a form or plain text is what another site's page can send without asking.
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+const JSON: &str = "application/json";
+const GRAPHQL_JSON: &str = "application/graphql-response+json";
+
+/// How to answer.
+#[derive(Clone, Copy)]
+struct Reply {
+    media_type: &'static str,
+}
+
+impl Reply {
+    fn wanted(headers: &HeaderMap) -> Self {
+        let mut graphql = false;
+        for value in headers.get_all(header::ACCEPT) {
+            for range in value.to_str().unwrap_or("*/*").split(',') {
+                match range.split(';').next().map(str::trim) {
+                    Some(JSON | "application/*" | "*/*") => return Self { media_type: JSON },
+                    Some(GRAPHQL_JSON) => graphql = true,
+                    _ => {}
+                }
+            }
+        }
+        Self { media_type: if graphql { GRAPHQL_JSON } else { JSON } }
+    }
+
+    fn one(self, response: &Response) -> axum::response::Response {
+        let outcome = response.errors.first().map_or("OK", |_| "ERROR");
+        metrics::counter!("sallyport_graphql_requests_total", "outcome" => outcome).increment(1);
+        let nothing_done = response.data == async_graphql::Value::Null && !response.errors.is_empty();
+        let status = if nothing_done { self.status(StatusCode::BAD_REQUEST) } else { StatusCode::OK };
+        self.send(status, response)
+    }
+
+    /// The status for a well-formed request that came to nothing.
+    fn status(self, status: StatusCode) -> StatusCode {
+        if self.media_type == GRAPHQL_JSON { status } else { StatusCode::OK }
+    }
+
+    fn fail(self, error: Error) -> axum::response::Response {
+        let status = match error.code() {
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        self.refuse(self.status(status), error)
+    }
+
+    fn refuse(self, status: StatusCode, error: Error) -> axum::response::Response {
+        metrics::counter!("sallyport_graphql_requests_total", "outcome" => error.code().name()).increment(1);
+        self.send(status, &Response::from_errors(vec![error.into_server_error()]))
+    }
+
+    fn send(self, status: StatusCode, body: &impl serde::Serialize) -> axum::response::Response {
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static(self.media_type)),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ];
+        match serde_json::to_vec(body) {
+            Ok(body) => (status, headers, body).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "a GraphQL response could not be written");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}
+
+async fn graphiql(headers: HeaderMap) -> axum::response::Response {
+    let browser = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/html")));
+    if !browser {
+        return post_only().await;
+    }
+    let page = GraphiQLSource::build().endpoint("/graphql").title("Sallyport").finish();
+    let framing = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'"));
+    ([framing], Html(page)).into_response()
+}
+
+async fn post_only() -> axum::response::Response {
+    let error = Error::invalid("method", "must be POST, with a JSON body");
+    let mut response = Reply { media_type: JSON }.refuse(StatusCode::METHOD_NOT_ALLOWED, error);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn only_json_is_read() {
+        assert!(is_json(&headers(header::CONTENT_TYPE, "application/json; charset=utf-8")));
+        for other in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonx"] {
+            assert!(!is_json(&headers(header::CONTENT_TYPE, other)), "{other}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_newer_media_type_only_for_who_asks_for_nothing_else() {
+        let wanted = |accept| Reply::wanted(&headers(header::ACCEPT, accept)).media_type;
+        assert_eq!(wanted("*/*"), JSON);
+        assert_eq!(wanted("application/graphql-response+json, application/json;q=0.9"), JSON);
+        assert_eq!(wanted("application/graphql-response+json"), GRAPHQL_JSON);
+        assert_eq!(Reply::wanted(&HeaderMap::new()).media_type, JSON);
+    }
+
+    #[test]
+    fn requests_are_read_leniently_and_batches_are_short() {
+        let one =
+            Bytes::from_static(br#"{"query":"{viewer{mrn}}","variables":null,"operationName":"","extensions":null}"#);
+        assert!(matches!(read(&one), Ok(Requests::One(request)) if request.operation_name.is_none()));
+        let batch = |n: usize| Bytes::from(format!("[{}]", vec![r#"{"query":"{viewer{mrn}}"}"#; n].join(",")));
+        assert!(matches!(read(&batch(10)), Ok(Requests::Batch(requests)) if requests.len() == 10));
+        assert_eq!(read(&batch(11)).err().map(|e| e.code()), Some(Code::ResourceExhausted));
+        for wrong in ["", "{}", "[]", "[1]", r#"{"query":1}"#, r#""query""#, r#"{"query":"{a}","variables":[]}"#] {
+            assert!(read(&Bytes::from_static(wrong.as_bytes())).is_err(), "{wrong}");
+        }
+    }
+}

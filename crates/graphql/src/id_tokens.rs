@@ -1,0 +1,194 @@
+//! OIDC ID tokens for third parties, and the revocation of credentials.
+
+use async_graphql::{Context, InputObject, Object, SimpleObject};
+use sallyport_credentials::id_token::IdTokenClaims;
+use sallyport_domain::id::CredentialId;
+use sallyport_domain::mrn::Resource;
+use sallyport_domain::role::Permission;
+use sallyport_domain::scope::Scope;
+use sallyport_domain::trust::BINDING_LIFETIME;
+use sallyport_domain::validate;
+use sallyport_store::Write;
+use serde_json::json;
+
+use crate::access::{Access, Caller, Planned};
+use crate::admission;
+use crate::error::{Error, Result};
+use crate::trusts::account_named;
+
+/// An ID token to be made.
+#[derive(InputObject, Clone, Debug)]
+#[graphql(name = "GenerateIDTokenInput")]
+pub(crate) struct GenerateInput {
+    /// The third party it is for.
+    audience: String,
+    /// MRN of the service account it speaks of; yourself when left out.
+    service_account_mrn: Option<String>,
+    /// Its lifetime in seconds, 1 to 86,400; 3,600 when left out. It never outlives the credential you use.
+    expiration: Option<i64>,
+}
+
+/// A new ID token.
+#[derive(SimpleObject, Clone)]
+#[graphql(name = "GenerateIDTokenPayload")]
+pub(crate) struct GeneratePayload {
+    /// The token: a JWT that the third party verifies from our key set.
+    token: String,
+    /// When it ends (RFC 3339).
+    expires_at: String,
+}
+
+/// What was revoked.
+#[derive(SimpleObject, Clone, Debug)]
+pub(crate) struct RevokeCredentialsPayload {
+    /// MRN of the credential, or of that whose credentials were all revoked.
+    mrn: String,
+}
+
+/// The mutations.
+#[derive(Default)]
+pub(crate) struct IdTokenMutation;
+
+#[Object]
+impl IdTokenMutation {
+    /// Generates an OIDC ID token for a third party. Its subject is the MRN of the service account; for an API token, which is
+    /// none, that of the token's scope.
+    #[graphql(name = "generateIDToken", complexity = "50 + child_complexity")]
+    async fn generate_id_token(&self, context: &Context<'_>, input: GenerateInput) -> Result<Option<GeneratePayload>> {
+        Ok(Some(Box::pin(generate(Caller::of(context)?, &input)).await?))
+    }
+
+    /// Ends one credential, or every credential that a trust, a binding or a service account has got so far.
+    #[graphql(complexity = "50 + child_complexity")]
+    async fn revoke_credentials(
+        &self,
+        context: &Context<'_>,
+        #[graphql(desc = "MRN of a credential, a trust, a binding or a service account.")] mrn: String,
+    ) -> Result<Option<RevokeCredentialsPayload>> {
+        Box::pin(revoke(Caller::of(context)?, &mrn)).await?;
+        Ok(Some(RevokeCredentialsPayload { mrn }))
+    }
+}
+
+async fn generate(caller: &Caller, input: &GenerateInput) -> Result<GeneratePayload> {
+    let services = &caller.services;
+    admission::audience(&input.audience)?;
+    let seconds = validate::lifetime("expiration", input.expiration.unwrap_or(i64::from(BINDING_LIFETIME)))?;
+    let now = caller.now();
+    let end = now.plus_seconds(i64::from(seconds));
+    let end = caller.principal.expires_at.map_or(end, |own| own.min(end));
+    let jti = CredentialId(services.new_id());
+    let (subject, _) = caller
+        .mutate(|access| {
+            let (subject, scope) = speaks_of(caller, access, input)?;
+            let subject_mrn = caller.mrns().format(&subject);
+            let after = json!({ "audience": input.audience, "jti": jti.to_string(), "expiresAt": end.to_rfc3339() });
+            let audit = caller.audit(access.snapshot, "generateIDToken", &subject, &scope, (None, Some(after)));
+            // On record before the token leaves.
+            Ok(Planned { writes: vec![audit], value: subject_mrn })
+        })
+        .await?;
+    let claims = IdTokenClaims {
+        iss: services.installation.public_url.clone(),
+        sub: subject,
+        aud: input.audience.clone(),
+        iat: now.seconds(),
+        exp: end.seconds(),
+        jti,
+    };
+    let token = services.keys.load().sign_id_token(&claims).map_err(|error| Error::internal(&error.to_string()))?;
+    Ok(GeneratePayload { token, expires_at: end.to_rfc3339() })
+}
+
+/// Of whom an ID token is to speak, and at which scope the right to have it is needed.
+fn speaks_of(caller: &Caller, access: &Access<'_>, input: &GenerateInput) -> Result<(Resource, Scope)> {
+    let principal = &*caller.principal;
+    match &input.service_account_mrn {
+        None => {
+            let scope = principal.scope.clone();
+            access.require_openly(Permission::IdTokensIssue, &scope)?;
+            let subject = match principal.service_account {
+                Some(id) => Resource::ServiceAccount(scope.clone(), id),
+                None => Resource::Scope(scope.clone()),
+            };
+            Ok((subject, scope))
+        }
+        Some(mrn) if *mrn == principal.mrn && principal.service_account.is_some() => {
+            access.require_openly(Permission::IdTokensIssue, &principal.scope)?;
+            let subject = principal.service_account.map(|id| Resource::ServiceAccount(principal.scope.clone(), id));
+            subject.map(|s| (s, principal.scope.clone())).ok_or_else(|| Error::not_found("service account"))
+        }
+        Some(mrn) => {
+            let account = account_named(caller, access, "serviceAccountMrn", mrn)?;
+            access.require(Permission::IdTokensIssue, &account.scope, "service account")?;
+            // To speak for an account is to have what it has.
+            access.may_grant("serviceAccountMrn", &account.roles, &account.scope)?;
+            let ended = account.valid_until.is_some_and(|end| end <= caller.now());
+            if account.disabled || ended || !access.snapshot.scope_enabled(&account.scope) {
+                return Err(Error::failed_precondition("the service account, or its scope, is disabled or has ended")
+                    .on("serviceAccountMrn"));
+            }
+            Ok((Resource::ServiceAccount(account.scope.clone(), account.id), account.scope.clone()))
+        }
+    }
+}
+
+async fn revoke(caller: &Caller, mrn: &str) -> Result<()> {
+    let missing = || Error::not_found("credential, trust, binding or service account");
+    let target = caller.mrns().parse(mrn).ok_or_else(missing)?;
+    let scope = match &target {
+        Resource::Credential(scope, ..)
+        | Resource::ServiceAccount(scope, _)
+        | Resource::Trust(scope, _)
+        | Resource::Binding(scope, _) => scope.clone(),
+        _ => return Err(missing()),
+    };
+    let may = |access: &Access<'_>| {
+        access.require(Permission::CredentialsRevoke, &scope, "credential, trust, binding or service account")
+    };
+    let until = match &target {
+        Resource::Credential(_, account, id) => {
+            may(&caller.access(&*caller.snapshot()?))?;
+            let stored = caller.services.store.find_credential(*account, *id).await?;
+            Some(stored.filter(|stored| stored.scope == scope).ok_or_else(missing)?.expires_at)
+        }
+        _ => None,
+    };
+    let now = caller.now();
+    caller
+        .mutate(|access| {
+            may(access)?;
+            let audit = || caller.audit(access.snapshot, "revokeCredentials", &target, &scope, (None, None));
+            let write = match &target {
+                Resource::Credential(_, _, id) if access.snapshot.is_revoked(*id) => {
+                    return Ok(Planned { writes: Vec::new(), value: () });
+                }
+                Resource::Credential(_, _, id) => {
+                    Write::RevokeCredential { id: *id, until: until.ok_or_else(missing)? }
+                }
+                Resource::ServiceAccount(_, id) => {
+                    let found = access.snapshot.service_account(*id).filter(|account| account.scope == scope);
+                    let mut account =
+                        found.map(|a| sallyport_domain::principal::ServiceAccount::clone(a)).ok_or_else(missing)?;
+                    account.credentials_not_before = Some(now);
+                    Write::PutServiceAccount(account)
+                }
+                Resource::Trust(_, id) | Resource::Binding(_, id) => {
+                    let candidate = access.snapshot.candidate(*id).ok_or_else(missing)?;
+                    let mut trust = candidate.trust.trust().clone();
+                    if trust.scope != scope {
+                        return Err(missing());
+                    }
+                    trust.credentials_not_before = Some(now);
+                    let issuer = candidate.provider.issuer.key();
+                    let binding_fingerprint =
+                        trust.binding.then(|| sallyport_store::binding_fingerprint(&trust, issuer));
+                    Write::PutTrust { trust, binding_fingerprint }
+                }
+                _ => return Err(missing()),
+            };
+            Ok(Planned { writes: vec![write, audit()], value: () })
+        })
+        .await?;
+    Ok(())
+}
