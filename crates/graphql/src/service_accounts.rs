@@ -176,13 +176,6 @@ pub(crate) struct DeleteServiceAccountsInput {
     mrns: Vec<String>,
 }
 
-/// A service account that was changed.
-#[derive(SimpleObject, Clone, Debug)]
-pub(crate) struct UpdateServiceAccountPayload {
-    /// The service account.
-    service_account: ServiceAccount,
-}
-
 /// What was deleted.
 #[derive(SimpleObject, Clone, Debug)]
 pub(crate) struct DeleteServiceAccountsPayload {
@@ -259,9 +252,9 @@ impl ServiceAccountMutation {
         &self,
         context: &Context<'_>,
         input: UpdateServiceAccountInput,
-    ) -> Result<Option<UpdateServiceAccountPayload>> {
+    ) -> Result<Option<ServiceAccount>> {
         let caller = Caller::of(context)?;
-        let (service_account, _) = caller
+        let (changed, _) = caller
             .mutate(|access| {
                 let mut next = by_mrn(caller, access, &input.mrn, Permission::ServiceAccountsManage)?;
                 access.not_of_binding(next.id)?;
@@ -282,7 +275,7 @@ impl ServiceAccountMutation {
                 Ok(Planned { writes: vec![Write::PutServiceAccount(next), audit], value })
             })
             .await?;
-        Ok(Some(UpdateServiceAccountPayload { service_account }))
+        Ok(Some(changed))
     }
 
     /// Deletes service accounts that no binding owns, with their trusts. Every credential of theirs ends.

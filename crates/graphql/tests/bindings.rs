@@ -322,7 +322,7 @@ async fn a_binding_s_parts_are_changed_only_through_it() {
         ),
         ("mutation($t: String!) { removeWIFTrust(mrn: $t) { mrn } }", json!({ "t": trust })),
         (
-            "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, disabled: true}) { serviceAccount { mrn } } }",
+            "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, disabled: true}) { mrn } }",
             json!({ "a": binding["serviceAccountMrn"] }),
         ),
         (

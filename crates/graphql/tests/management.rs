@@ -74,7 +74,7 @@ async fn role_times_operation_times_scope() {
         ),
         (
             "updateServiceAccount",
-            "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { serviceAccount { mrn } } }",
+            "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { mrn } }",
         ),
         (
             "generateAPIToken",
@@ -224,7 +224,15 @@ async fn nobody_gives_more_than_they_have() {
             )
             .await,
     );
-    denied(world.refused_as(&keeper, "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { serviceAccount { mrn } } }", json!({ "a": account })).await);
+    denied(
+        world
+            .refused_as(
+                &keeper,
+                "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { mrn } }",
+                json!({ "a": account }),
+            )
+            .await,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
