@@ -204,6 +204,13 @@ impl Snapshot {
         }
     }
 
+    /// Whether anyone holds the role, or a trust is scoped to it. Looks at everything: for rare questions.
+    pub fn role_in_use(&self, role: &RoleRef) -> bool {
+        self.accounts.values().any(|account| account.roles.contains(role))
+            || self.tokens.values().any(|token| token.roles.contains(role))
+            || self.trusts.values().any(|trust| trust.trust().scoped_roles.contains(role))
+    }
+
     /// The trust with this client name, with all it hangs together with.
     pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
         self.candidate(*self.trusts_by_client.get(client_name)?)

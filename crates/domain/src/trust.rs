@@ -36,6 +36,8 @@ pub struct Trust {
     pub scope: Scope,
     /// The provider that verifies its tokens.
     pub provider: ProviderId,
+    /// That provider's issuer, as whoever made the trust spelt it: with or without a trailing slash.
+    pub issuer: String,
     /// The service account that workloads become.
     pub service_account: ServiceAccountId,
     /// Whether it is a binding: it owns its service account and is changed only as a whole.

@@ -632,7 +632,11 @@ fn rejudged(access: &Access<'_>, current: &Provider, next: &Provider, trusts: &[
         let Some(account) = access.snapshot.service_account(trust.service_account) else { continue };
         access.may_grant("mrn", &admission::effective_roles(trust, account), &trust.scope)?;
         if judge_anew {
-            let judged = admission::trust(access, trust.clone(), next, account).map_err(|error| {
+            let mut moved = trust.clone();
+            if compiled.issuer() != next.issuer.key() {
+                next.issuer.as_str().clone_into(&mut moved.issuer);
+            }
+            let judged = admission::trust(access, moved, next, account).map_err(|error| {
                 Error::failed_precondition(format!("the trust '{}' does not fit: {}", trust.name, error.message()))
             })?;
             let binding_fingerprint = judged.binding.then(|| binding_fingerprint(&judged, next.issuer.key()));

@@ -296,7 +296,8 @@ impl RoleMutation {
         Ok(Some(changed))
     }
 
-    /// Deletes a role. Whoever has it keeps the name of it, which allows nothing any more.
+    /// Deletes a role that nobody has any more. One still given is FAILED_PRECONDITION: made again under the same name, it
+    /// would silently come back to all who had it.
     #[graphql(complexity = "50 + child_complexity")]
     async fn delete_role(
         &self,
@@ -308,6 +309,11 @@ impl RoleMutation {
             .mutate(|access| {
                 let role = own_role(caller, access, &mrn)?;
                 let scope = Scope::Organization(role.organization.clone());
+                if access.snapshot.role_in_use(&RoleRef::Organization(role.organization.clone(), role.name.clone())) {
+                    return Err(Error::failed_precondition(
+                        "the role is still given to a service account, an API token or a trust; take it away there first",
+                    ));
+                }
                 let record = (Some(Role::of_own(caller.mrns(), &role).recorded()), None);
                 let audit = caller.audit(access.snapshot, "deleteRole", &resource(&role), &scope, record);
                 Ok(Planned { writes: vec![Write::DeleteRole(role.organization, role.name), audit], value: () })

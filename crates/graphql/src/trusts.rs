@@ -421,6 +421,7 @@ async fn create(caller: &Caller, input: &CreateInput) -> Result<WifTrust> {
                 client_name: client_name.clone(),
                 scope: account.scope.clone(),
                 provider: provider.id,
+                issuer: provider.issuer.as_str().to_owned(),
                 service_account: account.id,
                 binding: false,
                 name: input.name.clone(),

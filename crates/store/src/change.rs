@@ -1,7 +1,7 @@
 //! What a mutation writes. All writes of one mutation, their place in the change feed and their audit entries are one
 //! transaction, which begins by moving the configuration's revision on: whoever planned on an older revision changes nothing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
@@ -14,7 +14,7 @@ use sallyport_domain::trust::Trust;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, Iterable,
-    PrimaryKeyToColumn, QueryFilter, QuerySelect,
+    PrimaryKeyToColumn, QueryFilter,
 };
 use uuid::Uuid;
 
@@ -175,7 +175,7 @@ impl Store {
         let transaction = self.begin_write().await?;
         if writes.iter().all(|write| matches!(write, Write::Audit(_))) {
             for write in writes {
-                apply(&transaction, write, &mut HashMap::new()).await?;
+                apply(&transaction, write).await?;
             }
             transaction.commit().await?;
             return Ok(Committed::Unchanged);
@@ -184,10 +184,9 @@ impl Store {
             transaction.rollback().await?;
             return Ok(Committed::Overtaken);
         }
-        let mut issuers = HashMap::new();
         let mut changed = BTreeSet::new();
         for write in writes {
-            changed.extend(apply(&transaction, write, &mut issuers).await?);
+            changed.extend(apply(&transaction, write).await?);
         }
         let revision = base.revision() + 1;
         announce(&transaction, revision, &changed).await?;
@@ -224,11 +223,7 @@ pub(crate) async fn announce(
     Ok(())
 }
 
-async fn apply(
-    db: &impl ConnectionTrait,
-    write: &Write,
-    issuers: &mut HashMap<ProviderId, String>,
-) -> Result<Option<Changed>, StoreError> {
+async fn apply(db: &impl ConnectionTrait, write: &Write) -> Result<Option<Changed>, StoreError> {
     Ok(Some(match write {
         Write::PutOrganization(value) => {
             put(db, organization::Model::of(value)).await?;
@@ -271,7 +266,7 @@ async fn apply(
             Changed::ApiToken(*id)
         }
         Write::PutProvider(value) => {
-            put_provider(db, value, issuers).await?;
+            put(db, provider::Model::of(value)).await?;
             Changed::Provider(value.id)
         }
         Write::DeleteProvider(id) => {
@@ -292,7 +287,7 @@ async fn apply(
             Changed::Provider(*id)
         }
         Write::PutTrust { trust, binding_fingerprint } => {
-            put_trust(db, trust, *binding_fingerprint, issuers).await?;
+            put_trust(db, trust, *binding_fingerprint).await?;
             Changed::Trust(trust.id)
         }
         Write::DeleteTrust(id) => {
@@ -313,45 +308,8 @@ async fn apply(
     }))
 }
 
-async fn put_provider(
-    db: &impl ConnectionTrait,
-    value: &Provider,
-    issuers: &mut HashMap<ProviderId, String>,
-) -> Result<(), StoreError> {
-    let issuer = value.issuer.as_str();
-    put(db, provider::Model::of(value)).await?;
-    trust::Entity::update_many()
-        .col_expr(trust::Column::Issuer, Expr::val(issuer))
-        .filter(trust::Column::ProviderId.eq(value.id.0))
-        .filter(trust::Column::Issuer.ne(issuer))
-        .exec(db)
-        .await?;
-    issuers.insert(value.id, issuer.to_owned());
-    Ok(())
-}
-
-async fn put_trust(
-    db: &impl ConnectionTrait,
-    value: &Trust,
-    fingerprint: Option<[u8; 32]>,
-    issuers: &mut HashMap<ProviderId, String>,
-) -> Result<(), StoreError> {
-    let issuer = match issuers.get(&value.provider) {
-        Some(issuer) => issuer.clone(),
-        None => {
-            let issuer: Option<String> = provider::Entity::find_by_id(value.provider.0)
-                .select_only()
-                .column(provider::Column::Issuer)
-                .into_tuple()
-                .one(db)
-                .await?;
-            // Without a provider the foreign key refuses the row.
-            let issuer = issuer.unwrap_or_default();
-            issuers.insert(value.provider, issuer.clone());
-            issuer
-        }
-    };
-    put(db, trust::Model::of(value, issuer, fingerprint)).await?;
+async fn put_trust(db: &impl ConnectionTrait, value: &Trust, fingerprint: Option<[u8; 32]>) -> Result<(), StoreError> {
+    put(db, trust::Model::of(value, fingerprint)).await?;
     let usage =
         trust_usage::Model { trust_id: value.id.0, scope: value.scope.key(), binding: value.binding, last_used_at: 0 };
     trust_usage::Entity::insert(usage.into_active_model()).on_conflict_do_nothing().exec_without_returning(db).await?;

@@ -78,6 +78,7 @@ mod tests {
             client_name: String::new(),
             scope: Scope::Platform,
             provider: ProviderId(Uuid::nil()),
+            issuer: "https://issuer.example".to_owned(),
             service_account: ServiceAccountId(Uuid::nil()),
             binding: true,
             name: String::new(),

@@ -219,6 +219,7 @@ fn a_trust(provider: &Provider, account: &ServiceAccount) -> Trust {
         client_name: format!("client-{id}"),
         scope: account.scope.clone(),
         provider: provider.id,
+        issuer: provider.issuer.as_str().to_owned(),
         service_account: account.id,
         binding: true,
         name: "ci".into(),

@@ -47,14 +47,13 @@ impl ActiveModelBehavior for ActiveModel {}
 const ROW: Row = Row("trusts");
 
 impl Model {
-    /// `issuer` is the provider's, kept here too so that bindings can be listed in its order.
-    pub fn of(trust: &Trust, issuer: String, binding_fingerprint: Option<[u8; 32]>) -> Self {
+    pub fn of(trust: &Trust, binding_fingerprint: Option<[u8; 32]>) -> Self {
         Self {
             id: trust.id.0,
             client_name: trust.client_name.clone(),
             scope: trust.scope.key(),
             provider_id: trust.provider.0,
-            issuer,
+            issuer: trust.issuer.clone(),
             service_account_id: trust.service_account.0,
             binding: trust.binding,
             binding_fingerprint: binding_fingerprint.map(Vec::from),
@@ -83,6 +82,7 @@ impl Model {
             client_name: self.client_name,
             scope: ROW.scope(self.id, &self.scope)?,
             provider: ProviderId(self.provider_id),
+            issuer: self.issuer,
             service_account: ServiceAccountId(self.service_account_id),
             binding: self.binding,
             name: self.name,
