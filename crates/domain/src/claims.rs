@@ -36,7 +36,7 @@ impl Claims {
     pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
         let object = parse_object(bytes, DEPTH_MAX, ARRAY_MAX)?;
         for name in object.keys() {
-            if let Some(twin) = REGISTERED.iter().find(|r| name != *r && name.eq_ignore_ascii_case(r)) {
+            if let Some(twin) = REGISTERED.iter().find(|r| name != *r && folded(name).eq(r.chars())) {
                 return Err(ClaimsError(format!(
                     "the member '{}' differs from '{twin}' only by case",
                     printable(name)
@@ -120,6 +120,11 @@ pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<Stri
         Value::Object(object) => Ok(object),
         _ => Err(ClaimsError("is not a JSON object".into())),
     }
+}
+
+/// As Unicode's simple case folding has it, for the letters of the registered names: `ſ` (U+017F) is an `s` to some readers.
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    name.chars().flat_map(char::to_lowercase).map(|c| if c == 'ſ' { 's' } else { c })
 }
 
 fn explain(error: serde_json::Error) -> ClaimsError {
@@ -217,6 +222,7 @@ mod tests {
             r#"{"sub":"a","sub":"b"}"#,
             r#"{"a":{"b":1,"b":2}}"#,
             r#"{"Sub":"a"}"#,
+            r#"{"ſub":"a"}"#,
             r#"{"sub":"a"} "x""#,
             "[]",
             "\"x\"",

@@ -89,6 +89,10 @@ fn common(text: &str, query_allowed: bool) -> Result<Url, String> {
     {
         return Err("must hold only the ASCII characters of a URL, without spaces".into());
     }
+    // The parser would mend `https:a` and `https:/a`; what follows relies on the text being what it was read as.
+    if !text.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) {
+        return Err("must start with https://; an example is https://token.actions.githubusercontent.com".into());
+    }
     let url = Url::parse(text).map_err(|error| {
         format!("is not a URL ({error}); an example is https://token.actions.githubusercontent.com")
     })?;
@@ -178,6 +182,9 @@ mod tests {
             "https://a.example./",
             "https:/a.example",
             "https:a.example",
+            "https:a",
+            "https:",
+            "h",
             "https://0x7f000001/",
             "https://127.1/",
             "spiffe://x",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::decision::{Check, CheckName, Refusal, Terms};
+use crate::decision::{Check, CheckName, CheckOutcome, Refusal, Terms};
 use crate::identity::Identity;
 use crate::mrn::MrnDomain;
 use crate::principal::ServiceAccount;
@@ -90,9 +90,15 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Whether every check held.
-    pub const fn matched(&self) -> bool {
-        self.outcome.is_ok()
+    /// Whether the identity is one that the trust accepts. What it then gets (roles), and whether anything at all just now
+    /// (enabled), is decided after the most specific match was chosen: a disabled trust does not give way to a laxer one.
+    pub fn matched(&self) -> bool {
+        self.checks.iter().all(|c| !c.is_failed() || matches!(c.name, CheckName::Enabled | CheckName::Roles))
+    }
+
+    /// How many checks failed.
+    pub fn failures(&self) -> usize {
+        self.checks.iter().filter(|c| c.is_failed()).count()
     }
 }
 
@@ -127,7 +133,7 @@ impl Candidate {
                 lifetime: self.lifetime(identity, at.now),
                 passthrough: self.trust.passthrough(&identity.claims),
             })
-        } else if failed(CheckName::Audience) && !failed(CheckName::Subject) && !failed(CheckName::Enabled) {
+        } else if failed(CheckName::Audience) && self.names_audience_to(identity, &checks) {
             Err(Refusal::AudienceNotAccepted)
         } else if checks.iter().all(|c| !c.is_failed() || c.name == CheckName::Roles) && !at.requested_roles.is_empty()
         {
@@ -143,6 +149,22 @@ impl Candidate {
         let trust = self.trust.trust();
         let exact = self.trust.subject().is_some_and(|s| s.is_exact());
         (!exact, usize::MAX - self.trust.specificity(), trust.created_at, trust.id)
+    }
+
+    /// Whether a wrong audience may be named to the caller: only to an identity that is meant here, lest strangers learn
+    /// which trusts there are. Without a subject pattern it is the mappings and the condition that say who is meant.
+    fn names_audience_to(&self, identity: &Identity, checks: &[Check]) -> bool {
+        let held = |name| checks.iter().any(|c| c.name == name && c.outcome == CheckOutcome::Passed);
+        let not_failed = |name| checks.iter().all(|c| c.name != name || !c.is_failed());
+        let meant = match self.trust.subject() {
+            Some(pattern) => pattern.matches(&identity.subject),
+            None => {
+                (held(CheckName::Mappings) || held(CheckName::Condition))
+                    && not_failed(CheckName::Mappings)
+                    && not_failed(CheckName::Condition)
+            }
+        };
+        meant && not_failed(CheckName::Enabled)
     }
 
     fn audience(&self, identity: &Identity, at: &Circumstances<'_>) -> Check {
@@ -189,8 +211,11 @@ impl Candidate {
                     held &= age <= i64::from(max) + at.leeway;
                     found.push(format!("issued {age} s ago"));
                 }
-                // SPIFFE tokens may leave `iat` out; for all others the verifier has insisted on it.
-                None => found.push("no iat".to_owned()),
+                // Only SPIFFE tokens may leave `iat` out, and then there is no age to look at.
+                None => {
+                    held &= self.provider.kind == ProviderKind::Spiffe;
+                    found.push("no iat".to_owned());
+                }
             }
         }
         if let Some(max) = self.provider.max_token_lifetime {
@@ -333,23 +358,225 @@ pub fn choose<'c>(
     const EXPLAINED: usize = 16;
     let mut plausible: Vec<&Candidate> = candidates.iter().filter(|c| c.accepts_subject(identity)).collect();
     plausible.sort_by_cached_key(|c| c.rank());
-    let mut best_refused: Option<(usize, &Candidate, Evaluation)> = None;
+    let mut best_refused: Option<(&Candidate, Evaluation)> = None;
     for candidate in plausible {
         let evaluation = candidate.evaluate(identity, at);
         if evaluation.matched() {
             return Some((candidate, evaluation));
         }
-        let failures = evaluation.checks.iter().filter(|c| c.is_failed()).count();
-        if best_refused.as_ref().is_none_or(|(fewest, ..)| failures < *fewest) {
-            best_refused = Some((failures, candidate, evaluation));
+        if best_refused.as_ref().is_none_or(|(_, best)| evaluation.failures() < best.failures()) {
+            best_refused = Some((candidate, evaluation));
         }
     }
-    if let Some((_, candidate, evaluation)) = best_refused {
+    if let Some((candidate, evaluation)) = best_refused {
         return Some((candidate, evaluation));
     }
-    candidates
-        .iter()
-        .take(EXPLAINED)
-        .map(|c| (c, c.evaluate(identity, at)))
-        .min_by_key(|(_, e)| e.checks.iter().filter(|c| c.is_failed()).count())
+    candidates.iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))).min_by_key(|(_, e)| e.failures())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::Claims;
+    use crate::id::{OrganizationId, ProviderId, ServiceAccountId, TrustId};
+    use crate::issuer::IssuerUri;
+    use crate::provider::{KeySource, ReplayPolicy};
+    use crate::role::BuiltInRole;
+    use crate::scope::Scope;
+    use crate::trust::Trust;
+    use uuid::Uuid;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+    const AUDIENCE: &str = "sallyport.example";
+
+    fn scope() -> Scope {
+        Scope::Organization(OrganizationId::parse("acme-org").unwrap())
+    }
+
+    fn installation() -> Installation {
+        Installation {
+            public_url: "https://sallyport.example:8443".into(),
+            tenant_domain: "sallyport.example:8443".into(),
+            mrns: MrnDomain::new("api.mondoo.app").unwrap(),
+            audience_policy: AudiencePolicy::Strict,
+        }
+    }
+
+    fn trust(id: u128, subject: &str) -> Trust {
+        Trust {
+            id: TrustId(Uuid::from_u128(id)),
+            client_name: format!("calm-wolf-{id}"),
+            scope: scope(),
+            provider: ProviderId(Uuid::nil()),
+            issuer: "https://issuer.example".into(),
+            service_account: ServiceAccountId(Uuid::nil()),
+            binding: false,
+            name: "t".into(),
+            description: None,
+            subject: Some(subject.into()),
+            mappings: Vec::new(),
+            allowed_audiences: Vec::new(),
+            condition: None,
+            source_cidrs: Vec::new(),
+            scoped_roles: Vec::new(),
+            passthrough_claims: Vec::new(),
+            lifetime: 1_800,
+            ends_with_subject_token: false,
+            disabled: false,
+            credentials_not_before: None,
+            warnings: Vec::new(),
+            created_at: Timestamp::from_seconds(i64::try_from(id).unwrap()),
+            created_by: String::new(),
+        }
+    }
+
+    fn candidate(trust: Trust) -> Candidate {
+        let provider = Arc::new(Provider {
+            id: ProviderId(Uuid::nil()),
+            scope: scope(),
+            name: "p".into(),
+            description: None,
+            kind: ProviderKind::CustomOidc,
+            issuer: IssuerUri::stored("https://issuer.example"),
+            keys: KeySource::Discovery,
+            algorithms: Vec::new(),
+            max_token_age: None,
+            max_token_lifetime: None,
+            replay: ReplayPolicy::Allow,
+            require_audience_header: false,
+            disabled: false,
+            implicit: false,
+            version: 1,
+            warnings: Vec::new(),
+            created_at: NOW,
+            created_by: String::new(),
+        });
+        let account = ServiceAccount {
+            id: ServiceAccountId(Uuid::nil()),
+            scope: scope(),
+            name: "a".into(),
+            description: None,
+            roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer), RoleRef::BuiltIn(BuiltInRole::Agent)],
+            disabled: false,
+            owner: None,
+            standing_key: None,
+            valid_until: None,
+            credentials_not_before: None,
+            created_at: NOW,
+            created_by: String::new(),
+        };
+        let trust = Arc::new(CompiledTrust::load(trust, &provider).unwrap());
+        Candidate { trust, provider, account: Some(Arc::new(account)), scope_enabled: true }
+    }
+
+    fn identity(sub: &str, aud: &str) -> Identity {
+        let now = NOW.seconds();
+        let text = format!(
+            r#"{{"iss":"https://issuer.example","sub":"{sub}","aud":"{aud}","iat":{now},"exp":{},"env":"prod"}}"#,
+            now + 600
+        );
+        Identity::from_claims(Claims::parse(text.as_bytes()).unwrap()).unwrap()
+    }
+
+    fn at<'a>(installation: &'a Installation, requested_roles: &'a [String]) -> Circumstances<'a> {
+        Circumstances { installation, now: NOW, leeway: 30, source_ip: None, requested_roles }
+    }
+
+    fn chosen(candidates: &[Candidate], identity: &Identity) -> (TrustId, Evaluation) {
+        let installation = installation();
+        let (candidate, evaluation) = choose(candidates, identity, &at(&installation, &[])).unwrap();
+        (candidate.trust.trust().id, evaluation)
+    }
+
+    #[test]
+    fn the_most_specific_match_wins_exact_then_conditions_then_age() {
+        let mapped = Trust {
+            mappings: vec![crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }],
+            ..trust(3, "team/app/*")
+        };
+        let all = [
+            candidate(trust(1, "team/app/*")),
+            candidate(trust(4, "team/app/x")),
+            candidate(mapped),
+            candidate(trust(2, "team/app/*")),
+        ];
+        let winner = |those: &[Candidate]| chosen(those, &identity("team/app/x", AUDIENCE)).0.0.as_u128();
+        assert_eq!(winner(&all), 4);
+        assert_eq!(winner(&[all[0].clone(), all[2].clone()]), 3);
+        assert_eq!(winner(&[all[3].clone(), all[0].clone()]), 1);
+    }
+
+    #[test]
+    fn a_disabled_trust_does_not_give_way_to_a_laxer_one() {
+        let exact = candidate(Trust { disabled: true, ..trust(1, "team/app/x") });
+        let lax = candidate(trust(2, "team/app/*"));
+        let (id, evaluation) = chosen(&[lax, exact], &identity("team/app/x", AUDIENCE));
+        assert_eq!((id.0.as_u128(), evaluation.outcome), (1, Err(Refusal::Denied)));
+    }
+
+    #[test]
+    fn a_wrong_audience_is_named_only_to_an_identity_that_is_meant() {
+        let outcome = |trust: Trust, sub: &str| chosen(&[candidate(trust)], &identity(sub, "elsewhere")).1.outcome;
+        assert_eq!(outcome(trust(1, "me"), "me"), Err(Refusal::AudienceNotAccepted));
+        assert_eq!(outcome(trust(1, "me"), "stranger"), Err(Refusal::Denied));
+        assert_eq!(outcome(Trust { disabled: true, ..trust(1, "me") }, "me"), Err(Refusal::Denied));
+        let by_condition =
+            |condition: &str| Trust { subject: None, condition: Some(condition.into()), ..trust(1, "-") };
+        assert_eq!(outcome(by_condition("claims.env == 'prod'"), "me"), Err(Refusal::AudienceNotAccepted));
+        assert_eq!(outcome(by_condition("claims.env == 'test'"), "me"), Err(Refusal::Denied));
+    }
+
+    #[test]
+    fn every_default_audience_is_accepted_and_nothing_else() {
+        let held = |aud: &str| chosen(&[candidate(trust(1, "me"))], &identity("me", aud)).1.outcome.is_ok();
+        for good in [
+            AUDIENCE,
+            "https://sallyport.example:8443",
+            "//captain.api.mondoo.app/organizations/acme-org",
+            "calm-wolf-1@sallyport.example:8443/wfe",
+        ] {
+            assert!(held(good), "{good}");
+        }
+        for bad in [
+            "sallyport.example:8443",
+            "https://sallyport.example",
+            "SALLYPORT.example",
+            "",
+            "//platform.api.mondoo.app",
+        ] {
+            assert!(!held(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn roles_are_the_intersection_and_never_full_by_emptiness() {
+        let installation = installation();
+        let roles = |scoped: &[BuiltInRole], wanted: &[&str]| {
+            let scoped_roles = scoped.iter().copied().map(RoleRef::BuiltIn).collect();
+            let wanted: Vec<String> = wanted.iter().map(|w| (*w).to_owned()).collect();
+            let candidate = candidate(Trust { scoped_roles, ..trust(1, "me") });
+            let evaluation = candidate.evaluate(&identity("me", AUDIENCE), &at(&installation, &wanted));
+            evaluation.outcome.map(|t| t.roles.iter().map(|r| r.name().to_owned()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(roles(&[], &[]).unwrap(), "viewer agent");
+        assert_eq!(roles(&[BuiltInRole::Agent, BuiltInRole::Owner], &[]).unwrap(), "agent");
+        assert_eq!(roles(&[], &["agent"]).unwrap(), "agent");
+        assert_eq!(roles(&[], &["//iam.api.mondoo.app/roles/viewer"]).unwrap(), "viewer");
+        assert_eq!(roles(&[BuiltInRole::Owner], &[]), Err(Refusal::Denied));
+        assert_eq!(roles(&[BuiltInRole::Agent], &["viewer"]), Err(Refusal::RolesBeyondGrant));
+    }
+
+    #[test]
+    fn tokens_that_are_too_old_or_do_not_say_are_refused_except_for_bindings() {
+        let outcome = |trust: Trust, change: fn(&mut Identity)| {
+            let mut identity = identity("me", AUDIENCE);
+            change(&mut identity);
+            chosen(&[candidate(trust)], &identity).1.outcome.is_ok()
+        };
+        let aged = |i: &mut Identity| i.issued_at = Some(NOW.plus_seconds(-631));
+        assert!(!outcome(trust(1, "me"), aged));
+        assert!(outcome(Trust { binding: true, ..trust(1, "me") }, aged));
+        assert!(outcome(trust(1, "me"), |i| i.issued_at = Some(NOW.plus_seconds(-600))));
+        assert!(!outcome(trust(1, "me"), |i| i.issued_at = None));
+    }
 }

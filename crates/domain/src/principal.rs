@@ -39,6 +39,8 @@ pub struct Principal {
     pub roles: Vec<RoleRef>,
     /// What those roles allow.
     pub permissions: PermissionSet,
+    /// When the exchanged credential was issued; `None` for one that stands.
+    pub issued_at: Option<Timestamp>,
     /// When the credential used ends; `None` for one that stands.
     pub expires_at: Option<Timestamp>,
     /// The API token, when it is one.

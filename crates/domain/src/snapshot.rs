@@ -142,6 +142,11 @@ impl Snapshot {
         self.roles.get(&(organization.clone(), name.clone()))
     }
 
+    /// An API token, wherever it holds. Callers that act for a principal check its scope.
+    pub fn api_token(&self, id: ApiTokenId) -> Option<&Arc<ApiToken>> {
+        self.tokens.get(&id)
+    }
+
     /// The API token with this SHA-256. The caller compares the hash once more in constant time.
     pub fn api_token_by_hash(&self, hash: &[u8; 32]) -> Option<&Arc<ApiToken>> {
         self.tokens.get(self.tokens_by_hash.get(hash)?)

@@ -24,18 +24,29 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&address))
     }
 
-    /// The client's address: the peer's, or what trusted proxies say in front of it. `None` when the peer is unknown,
-    /// or when a trusted proxy forwarded something that is not an address.
+    /// The client's address: the peer's, or what trusted proxies say in front of it. `None` when the peer is unknown, when a
+    /// trusted proxy forwarded something that is not an address, or when both headers are there and disagree: most proxies
+    /// write one of them and pass the other on as the client sent it.
     pub fn client(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
         if !self.trusts(peer) {
             return Some(peer);
         }
-        let hops = if headers.contains_key(header::FORWARDED) {
-            hops(headers, header::FORWARDED.as_str(), forwarded_for)
-        } else {
-            hops(headers, "x-forwarded-for", |hop| Some(hop.to_owned()))
-        };
+        let forwarded = hops(headers, header::FORWARDED.as_str(), forwarded_for);
+        let x_forwarded_for = hops(headers, "x-forwarded-for", |hop| Some(hop.to_owned()));
+        match (forwarded.is_empty(), x_forwarded_for.is_empty()) {
+            (true, true) => Some(peer),
+            (false, true) => self.first_untrusted(peer, forwarded),
+            (true, false) => self.first_untrusted(peer, x_forwarded_for),
+            (false, false) => {
+                let client = self.first_untrusted(peer, forwarded)?;
+                (self.first_untrusted(peer, x_forwarded_for)? == client).then_some(client)
+            }
+        }
+    }
+
+    /// Read from the right, the first hop that is not itself a trusted proxy.
+    fn first_untrusted(&self, peer: IpAddr, hops: Vec<Option<String>>) -> Option<IpAddr> {
         let mut client = peer;
         for hop in hops.into_iter().rev() {
             client = parse_node(&hop?)?;
@@ -103,5 +114,20 @@ mod tests {
             Some("2001:db8::1")
         );
         assert_eq!(client("10.0.0.1", None).as_deref(), Some("10.0.0.1"));
+    }
+
+    #[test]
+    fn a_header_that_the_proxy_passed_on_does_not_override_the_one_it_wrote() {
+        let both = |forwarded: &str, x_forwarded_for: &str| {
+            let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()]);
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(SocketAddr::new("10.0.0.1".parse().unwrap(), 1)));
+            let mut headers = HeaderMap::new();
+            headers.insert("forwarded", forwarded.parse().unwrap());
+            headers.insert("x-forwarded-for", x_forwarded_for.parse().unwrap());
+            proxies.client(&extensions, &headers).map(|ip| ip.to_string())
+        };
+        assert_eq!(both("for=203.0.113.7", "198.51.100.1"), None);
+        assert_eq!(both("for=198.51.100.1", "198.51.100.1").as_deref(), Some("198.51.100.1"));
     }
 }

@@ -12,7 +12,7 @@ use sallyport_credentials::service_account_jwt::UnverifiedServiceAccountJwt;
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{CredentialId, ServiceAccountId, TrustId};
 use sallyport_domain::mrn::Resource;
-use sallyport_domain::principal::{Principal, PrincipalKind, ServiceAccount};
+use sallyport_domain::principal::{ApiToken, Principal, PrincipalKind, ServiceAccount};
 use sallyport_domain::role::RoleRef;
 use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::Snapshot;
@@ -75,6 +75,24 @@ pub async fn authenticate(
     }
 }
 
+/// The same caller by a newer snapshot, with the rights it has there: for requests that take their time. `None` when the
+/// credential no longer stands.
+pub fn revalidate(services: &Services, principal: &Principal, snapshot: &Snapshot) -> Option<Principal> {
+    if let Some(id) = principal.api_token {
+        return holder(services, snapshot, snapshot.api_token(id)?).ok();
+    }
+    let account = principal.service_account?;
+    match (principal.credential, principal.trust, principal.issued_at, principal.expires_at) {
+        (None, ..) => standing(services, snapshot, snapshot.service_account(account)?).ok(),
+        (Some(credential), Some(trust), Some(issued_at), Some(expires_at)) => {
+            let (scope, roles) = (principal.scope.clone(), principal.roles.clone());
+            let used = Exchanged { scope, account, trust, credential, issued_at, expires_at, roles };
+            used.principal(services, snapshot).ok()
+        }
+        _ => None,
+    }
+}
+
 /// The bearer value; exactly one header, scheme in any case (RFC 6750 section 2.1, RFC 9110 section 11.1).
 fn bearer(headers: &HeaderMap) -> Result<&str, AuthenticationError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -92,7 +110,15 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthenticationError> {
 fn api_token(services: &Services, snapshot: &Snapshot, bearer: &str) -> Result<Principal, AuthenticationError> {
     let hash = hash_secret(bearer);
     let token = snapshot.api_token_by_hash(&hash).ok_or(Unauthenticated)?;
-    if !hashes_equal(&hash, &token.secret_hash) || !snapshot.scope_enabled(&token.scope) {
+    if !hashes_equal(&hash, &token.secret_hash) {
+        return Err(Unauthenticated);
+    }
+    holder(services, snapshot, token)
+}
+
+/// Whoever holds an API token: all its roles.
+fn holder(services: &Services, snapshot: &Snapshot, token: &ApiToken) -> Result<Principal, AuthenticationError> {
+    if !snapshot.scope_enabled(&token.scope) {
         return Err(Unauthenticated);
     }
     Ok(Principal {
@@ -102,6 +128,7 @@ fn api_token(services: &Services, snapshot: &Snapshot, bearer: &str) -> Result<P
         scope: token.scope.clone(),
         permissions: snapshot.permissions_of(&token.roles),
         roles: token.roles.clone(),
+        issued_at: None,
         expires_at: None,
         api_token: Some(token.id),
         service_account: None,
@@ -190,6 +217,7 @@ fn standing(
         scope: account.scope.clone(),
         permissions: snapshot.permissions_of(&account.roles),
         roles: account.roles.clone(),
+        issued_at: None,
         expires_at: account.valid_until,
         api_token: None,
         service_account: Some(account.id),
@@ -246,6 +274,7 @@ impl Exchanged {
             scope: self.scope,
             permissions: snapshot.permissions_of(&roles),
             roles,
+            issued_at: Some(self.issued_at),
             expires_at: Some(self.expires_at),
             api_token: None,
             service_account: Some(self.account),

@@ -50,7 +50,7 @@ fn common(services: &Services) -> Value {
         "response_modes_supported": ["query"],
         "grant_types_supported": [TOKEN_EXCHANGE],
         "token_endpoint_auth_methods_supported": ["none"],
-        "scopes_supported": ["openid", "agent", "viewer", "editor", "owner"],
+        "scopes_supported": ["agent", "viewer", "editor", "owner"],
     })
 }
 

@@ -1,7 +1,8 @@
 //! Rate limits of the exchange, and the allowance for recording attempts that never verified.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -13,6 +14,8 @@ use sallyport_domain::scope::Scope;
 const UNVERIFIED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// Keyed limiters forget idle keys once they hold this many.
 const KEYS_KEPT: usize = 100_000;
+/// How many admissions lie between two looks at that.
+const SWEEP_EVERY: u64 = 10_000;
 
 /// The limits. A limit of 0 is none.
 #[derive(Debug)]
@@ -21,6 +24,7 @@ pub struct Limits {
     per_address: Option<DefaultKeyedRateLimiter<IpAddr>>,
     per_trust: Option<DefaultKeyedRateLimiter<TrustId>>,
     unverified: DefaultKeyedRateLimiter<(ProviderId, Scope)>,
+    admissions: AtomicU64,
 }
 
 /// Try again after this many whole seconds.
@@ -36,6 +40,7 @@ impl Limits {
             per_address: quota(per_address).map(RateLimiter::keyed),
             per_trust: quota(per_trust).map(RateLimiter::keyed),
             unverified: RateLimiter::keyed(Quota::per_minute(UNVERIFIED_PER_MINUTE)),
+            admissions: AtomicU64::new(0),
         }
     }
 
@@ -44,15 +49,16 @@ impl Limits {
     /// # Errors
     /// When the global or the address's limit is used up.
     pub fn admit(&self, address: Option<IpAddr>) -> Result<(), RetryAfter> {
-        if let Some(global) = &self.global {
-            global.check().map_err(retry_after)?;
-        }
+        // The address first: one that is refused must not use up what belongs to all.
         if let (Some(limiter), Some(address)) = (&self.per_address, address) {
-            let result = limiter.check_key(&address).map_err(retry_after);
-            forget_idle(limiter);
+            let result = limiter.check_key(&network_of(address)).map_err(retry_after);
+            self.forget_idle(limiter);
             result?;
         }
-        Ok(())
+        match &self.global {
+            Some(global) => global.check().map_err(retry_after),
+            None => Ok(()),
+        }
     }
 
     /// Asked once a trust would grant.
@@ -69,14 +75,24 @@ impl Limits {
     /// Whether one more unverified attempt at this provider and scope is recorded, or only counted.
     pub fn record_unverified(&self, provider: ProviderId, scope: &Scope) -> bool {
         let recorded = self.unverified.check_key(&(provider, scope.clone())).is_ok();
-        forget_idle(&self.unverified);
+        self.forget_idle(&self.unverified);
         recorded
+    }
+
+    /// Sweeps a limiter that holds many keys, now and then: a sweep at each request would be an attack of its own.
+    fn forget_idle<K: Clone + std::hash::Hash + Eq>(&self, limiter: &DefaultKeyedRateLimiter<K>) {
+        let due = self.admissions.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY);
+        if due && limiter.len() > KEYS_KEPT {
+            limiter.retain_recent();
+        }
     }
 }
 
-fn forget_idle<K: Clone + std::hash::Hash + Eq>(limiter: &DefaultKeyedRateLimiter<K>) {
-    if limiter.len() > KEYS_KEPT {
-        limiter.retain_recent();
+/// What counts as one client: an IPv4 address, or the /64 that an IPv6 host commonly has to itself.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
+        v4 => v4,
     }
 }
 

@@ -79,8 +79,7 @@ impl Wanted {
     }
 }
 
-/// One attempt, as an adapter read it.
-#[derive(Debug)]
+/// One attempt, as an adapter read it. Not `Debug`: it holds the token.
 pub struct Attempt {
     /// Through which door.
     pub protocol: Protocol,
@@ -228,6 +227,30 @@ pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
     Answer { reference, result }
 }
 
+/// Matching, moved off the async threads when a condition may take long. `None` when there are no candidates.
+pub(crate) async fn choose_apart(
+    services: &Services,
+    group: Vec<Candidate>,
+    identity: &Identity,
+    source_ip: Option<IpAddr>,
+    requested_roles: &[String],
+) -> Option<(Candidate, Evaluation)> {
+    let installation = &services.installation;
+    let now = services.now();
+    if !group.iter().any(Candidate::is_heavy) {
+        let at = Circumstances { installation, now, leeway: LEEWAY, source_ip, requested_roles };
+        return choose(&group, identity, &at).map(|(c, e)| (c.clone(), e));
+    }
+    let (installation, identity, roles) = (installation.clone(), identity.clone(), requested_roles.to_vec());
+    tokio::task::spawn_blocking(move || {
+        let at = Circumstances { installation: &installation, now, leeway: LEEWAY, source_ip, requested_roles: &roles };
+        choose(&group, &identity, &at).map(|(c, e)| (c.clone(), e))
+    })
+    .await
+    .ok()
+    .flatten()
+}
+
 struct Run<'a> {
     services: &'a Services,
     attempt: &'a Attempt,
@@ -315,38 +338,45 @@ impl Run<'_> {
         candidates: Vec<Candidate>,
         verified: &mut Vec<Verified>,
     ) -> Option<(Result<Granted, Refusal>, &'static str)> {
-        // The trusts of one scope with one issuer may use that scope's provider or an ancestor's. Each is asked in turn;
-        // the first whose trusts match decides, else the refusal that got furthest.
-        let mut refused: Option<Refused> = None;
+        // The trusts of one scope with one issuer may use that scope's provider or an ancestor's: each verifies by its own
+        // rules, and all that match are ranked together.
+        let mut evaluated: Vec<(Candidate, Evaluation, usize)> = Vec::with_capacity(1);
+        let mut unverified: Option<Refused> = None;
         for (provider, group) in by_provider(candidates) {
-            let verification = self.verify(decoded, &provider, verified).await;
-            let identity = match &verification.outcome {
-                Ok(identity) => identity,
+            let index = self.verify(decoded, &provider, verified).await;
+            let verification = &verified[index].verification;
+            match &verification.outcome {
                 Err(refusal) => {
-                    let next = Refused::unverified(&provider, &group, verification, refusal.clone(), self.attempt);
-                    refused = Some(next.or_better(refused));
-                    continue;
+                    unverified = Some(Refused::unverified(&provider, &group, verification, refusal.clone()));
                 }
-            };
-            match self.match_and_grant(snapshot, identity, verification, group).await {
-                Attempted::Granted(granted) => return Some((Ok(*granted), "")),
-                Attempted::Superseded => return None,
-                Attempted::Failed(refusal, reason) => return Some((Err(refusal), reason)),
-                Attempted::Refused(next) => refused = Some((*next).or_better(refused)),
+                Ok(identity) => match self.choose(group, identity.identity()).await {
+                    Some((candidate, evaluation)) => evaluated.push((candidate, evaluation, index)),
+                    None => return Some((Err(Refusal::Unavailable), "internal")),
+                },
             }
         }
-        let refused = refused?;
+        let best = evaluated.into_iter().min_by_key(|(candidate, evaluation, _)| {
+            let failures = if evaluation.matched() { 0 } else { evaluation.failures() };
+            (!evaluation.matched(), failures, candidate.rank())
+        });
+        let refused = match best {
+            Some((candidate, evaluation, index)) => {
+                match self.grant(snapshot, &verified[index].verification, candidate, evaluation).await {
+                    Attempted::Granted(granted) => return Some((Ok(*granted), "")),
+                    Attempted::Superseded => return None,
+                    Attempted::Failed(refusal, reason) => return Some((Err(refusal), reason)),
+                    Attempted::Refused(refused) => *refused,
+                }
+            }
+            None => unverified?,
+        };
         Some(self.record_refusal(snapshot, decoded, refused).await)
     }
 
-    async fn verify<'v>(
-        &self,
-        decoded: &Decoded,
-        provider: &Arc<Provider>,
-        verified: &'v mut Vec<Verified>,
-    ) -> &'v Verification {
+    /// Verifies by one provider's rules, once for each version of it. Answers where in `verified` the outcome is.
+    async fn verify(&self, decoded: &Decoded, provider: &Arc<Provider>, verified: &mut Vec<Verified>) -> usize {
         let known = verified.iter().position(|v| v.provider == provider.id && v.version == provider.version);
-        let index = match known {
+        match known {
             Some(index) => index,
             None => {
                 let verification = match decoded {
@@ -358,21 +388,18 @@ impl Run<'_> {
                 verified.push(Verified { provider: provider.id, version: provider.version, verification });
                 verified.len() - 1
             }
-        };
-        &verified[index].verification
+        }
     }
 
-    async fn match_and_grant(
+    async fn grant(
         &self,
         snapshot: &Snapshot,
-        identity: &VerifiedIdentity,
         verification: &Verification,
-        group: Vec<Candidate>,
+        candidate: Candidate,
+        evaluation: Evaluation,
     ) -> Attempted {
         let services = self.services;
-        let Some((candidate, evaluation)) = self.choose(group, identity.identity()).await else {
-            return Attempted::Failed(Refusal::Unavailable, "internal");
-        };
+        let Ok(identity) = &verification.outcome else { return Attempted::Failed(Refusal::Unavailable, "internal") };
         let mut checks = preamble(verification);
         checks.extend(evaluation.checks);
         let terms = match evaluation.outcome {
@@ -432,26 +459,8 @@ impl Run<'_> {
         }
     }
 
-    /// Matching, moved off the async threads when a condition may take long.
     async fn choose(&self, group: Vec<Candidate>, identity: &Identity) -> Option<(Candidate, Evaluation)> {
-        let installation = &self.services.installation;
-        let now = self.services.now();
-        let leeway = LEEWAY;
-        let source_ip = self.attempt.source_ip;
-        if !group.iter().any(Candidate::is_heavy) {
-            let at =
-                Circumstances { installation, now, leeway, source_ip, requested_roles: &self.attempt.requested_roles };
-            return choose(&group, identity, &at).map(|(c, e)| (c.clone(), e));
-        }
-        let (installation, identity, roles) =
-            (installation.clone(), identity.clone(), self.attempt.requested_roles.clone());
-        tokio::task::spawn_blocking(move || {
-            let at = Circumstances { installation: &installation, now, leeway, source_ip, requested_roles: &roles };
-            choose(&group, &identity, &at).map(|(c, e)| (c.clone(), e))
-        })
-        .await
-        .ok()
-        .flatten()
+        choose_apart(self.services, group, identity, self.attempt.source_ip, &self.attempt.requested_roles).await
     }
 
     async fn record_refusal(
@@ -548,23 +557,14 @@ impl Refused {
         group: &[Candidate],
         verification: &Verification,
         refusal: Refusal,
-        attempt: &Attempt,
     ) -> Self {
         let mut checks = preamble(verification);
         if provider.disabled {
             checks.push(Check::failed(CheckName::Enabled).actual("the provider is disabled"));
         }
         debug_assert!(!group.is_empty(), "a provider is asked only for the candidates that use it");
-        tracing::debug!(provider = %provider.id, protocol = attempt.protocol.name(), "a subject token did not verify");
+        tracing::debug!(provider = %provider.id, "a subject token did not verify");
         Self { checks, refusal, candidate: group[0].clone(), identity: None, verified: false }
-    }
-
-    /// Of two refusals the one that got further: a verified identity before none.
-    fn or_better(self, other: Option<Self>) -> Self {
-        match other {
-            Some(other) if other.verified && !self.verified => other,
-            _ => self,
-        }
     }
 }
 

@@ -336,6 +336,18 @@ pub async fn ping_pong(State(services): State<Arc<Services>>, request: Request<a
     }
 }
 
+/// The answer to a request that took too long or crashed, in the encoding its caller reads: never empty, which an old client
+/// would take for success.
+pub fn unavailable(headers: &HeaderMap) -> Response {
+    Encoding::of_response(headers)
+        .fail(Code::Unavailable, "the request could not be finished just now; try again")
+}
+
+/// Whether a path is one of the RPC services'.
+pub fn is_rpc(path: &str) -> bool {
+    ["/SecureTokenService/", "/Health/", "/AgentManager/"].iter().any(|service| path.starts_with(service))
+}
+
 /// Any other method of a known service, and known methods by another verb than POST.
 pub async fn no_such_method(method: Method, headers: HeaderMap) -> Response {
     let encoding = Encoding::of_response(&headers);

@@ -10,16 +10,15 @@ use sallyport_domain::exchange::Protocol;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::identity::Identity;
 use sallyport_domain::issuer::IssuerKey;
-use sallyport_domain::matching::{Candidate, Circumstances, choose};
+use sallyport_domain::matching::Candidate;
 use sallyport_domain::provider::{Provider, ReplayPolicy};
 use sallyport_domain::scope::{Scope, ScopeTree};
 use sallyport_domain::snapshot::Snapshot;
 
-use crate::pipeline::{self, Decoded, LEEWAY, Locator, TokenForm, by_provider, preamble};
+use crate::pipeline::{self, Decoded, Locator, TokenForm, by_provider, preamble};
 use crate::services::Services;
 
-/// What is to be tried.
-#[derive(Debug)]
+/// What is to be tried. Not `Debug`: it may hold a token.
 pub enum Presented {
     /// A whole subject token: it is verified as in an exchange.
     Token(String),
@@ -28,7 +27,6 @@ pub enum Presented {
 }
 
 /// One simulation.
-#[derive(Debug)]
 pub struct Simulation {
     /// The token or the claims.
     pub presented: Presented,
@@ -171,14 +169,8 @@ impl<'a> Subject<'a> {
             let trust = group.first().map(trust_of);
             return Simulated { trust, terms: None, checks, claims: self.claims().cloned() };
         };
-        let at = Circumstances {
-            installation: &services.installation,
-            now: services.now(),
-            leeway: LEEWAY,
-            source_ip: simulation.source_ip,
-            requested_roles: &[],
-        };
-        let Some((candidate, evaluation)) = choose(group, &identity, &at) else {
+        let chosen = pipeline::choose_apart(services, group.to_vec(), &identity, simulation.source_ip, &[]).await;
+        let Some((candidate, evaluation)) = chosen else {
             return Simulated::refused(checks, self.claims().cloned());
         };
         checks.extend(evaluation.checks);
@@ -195,7 +187,7 @@ impl<'a> Subject<'a> {
             _ => Check::skipped(CheckName::Replay)
                 .detail("a simulation uses nothing up; whether the token was used is not looked at"),
         });
-        Simulated { trust: Some(trust_of(candidate)), terms, checks, claims: Some(identity.claims) }
+        Simulated { trust: Some(trust_of(&candidate)), terms, checks, claims: Some(identity.claims) }
     }
 }
 

@@ -351,15 +351,22 @@ pub(crate) struct LoadError {
     pub(crate) text: String,
     /// For metrics.
     kind: &'static str,
+    /// Whether it may be gone in a moment: then callers are told to try again. An issuer that answers wrongly is refused like
+    /// one that nobody configured.
+    passing: bool,
 }
 
 impl LoadError {
     pub(crate) fn of_fetch(what: &str, error: &FetchError) -> Self {
-        Self { text: format!("{what}: {error}"), kind: error.kind() }
+        Self { text: format!("{what}: {error}"), kind: error.kind(), passing: error.is_passing() }
     }
 
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
-        Self { text: text.into(), kind: "invalid" }
+        Self { text: text.into(), kind: "invalid", passing: false }
+    }
+
+    fn passing(text: &str) -> Self {
+        Self { text: text.to_owned(), kind: "unavailable", passing: true }
     }
 }
 
@@ -483,7 +490,8 @@ impl KeyCache {
             },
             KeySource::Discovery | KeySource::Url(_) => match self.current(&entry, provider, now).await {
                 Ok(set) => set,
-                Err(error) => return KeyAnswer::Unavailable(error.text),
+                Err(error) if error.passing => return KeyAnswer::Unavailable(error.text),
+                Err(error) => return KeyAnswer::Unusable(error.text),
             },
         };
         let outcome = verify(&set);
@@ -561,7 +569,7 @@ impl KeyCache {
                     None if state.attempts.claim(now) => self.start(entry, &mut state, provider),
                     None => {
                         return Err(state.last_failure.clone().unwrap_or_else(|| {
-                            LoadError::invalid("the key set could not be fetched; it will be tried again in a second")
+                            LoadError::passing("the key set could not be fetched; it will be tried again in a second")
                         }));
                     }
                 }
@@ -634,6 +642,7 @@ impl KeyCache {
     fn start(&self, entry: &Arc<Entry>, state: &mut EntryState, provider: &Arc<Provider>) -> Flight {
         let known_url = state.key_set_url.take();
         state.used_at = self.clock.now();
+        let waiting = Arc::clone(entry);
         let (entry, provider) = (Arc::clone(entry), Arc::clone(provider));
         let (outbound, clock) = (self.outbound.clone(), Arc::clone(&self.clock));
         let task = tokio::spawn(async move {
@@ -641,7 +650,11 @@ impl KeyCache {
             entry.land(loaded, clock.now(), &provider)
         });
         let flight = async move {
-            task.await.unwrap_or_else(|_| Err(LoadError::invalid("the fetch of the key set ended unexpectedly")))
+            task.await.unwrap_or_else(|_| {
+                // A flight that crashed never landed: without this, everyone would go on waiting for it.
+                lock(&waiting.state).flight = None;
+                Err(LoadError::passing("the fetch of the key set ended unexpectedly"))
+            })
         }
         .boxed()
         .shared();
@@ -667,7 +680,7 @@ impl Entry {
     ) -> Result<Arc<KeySet>, LoadError> {
         let result = match fresh {
             Ok(fresh) if fresh.set.is_empty() => {
-                Err(LoadError { text: "the key set has no usable key".into(), kind: "empty" })
+                Err(LoadError { text: "the key set has no usable key".into(), kind: "empty", passing: false })
             }
             Ok(fresh) => {
                 #[expect(clippy::cast_possible_wrap, reason = "clamped to an hour")]

@@ -172,6 +172,14 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
     Some((host.to_string(), port))
 }
 
+/// An address as a URL names it.
+fn literal(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
 /// Why something could not be fetched, for admins and logs. Holds no word of what the remote said.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum FetchError {
@@ -295,8 +303,10 @@ impl Outbound {
         let tls = tls_config(settings.ca_pem.as_deref())?;
         let allow = Allow(settings.allow.into());
         let mut pinned = HashMap::new();
+        let lookups = Arc::new(Semaphore::new(LOOKUPS));
         for ResolveOverride { host, port, address } in settings.resolve {
             if !allow.lists(&host, port)
+                && !allow.lists(&literal(address.ip()), address.port())
                 && let Err(why) = allow.check(address.ip())
             {
                 return Err(entry_error(
@@ -308,8 +318,8 @@ impl Outbound {
             pinned.insert((host, port), Pinned { client, address });
         }
         Ok(Self(Arc::new(Inner {
-            guarded: client(tls.clone(), limits, Resolver::Checked(Some(allow.clone())))?,
-            listed: client(tls, limits, Resolver::Checked(None))?,
+            guarded: client(tls.clone(), limits, Resolver::Checked(Some(allow.clone()), Arc::clone(&lookups)))?,
+            listed: client(tls, limits, Resolver::Checked(None, lookups))?,
             allow,
             pinned,
             places: Mutex::default(),
@@ -524,10 +534,13 @@ fn not_public_v6(address: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
+/// Look-ups of names at a time. Each may hold a thread of the runtime's blocking pool for longer than anyone waits.
+const LOOKUPS: usize = 64;
+
 /// How a client finds addresses. What it returns is what gets connected to.
 enum Resolver {
-    /// The system's resolver, through these rules if any.
-    Checked(Option<Allow>),
+    /// The system's resolver, through these rules if any, with so many look-ups at a time.
+    Checked(Option<Allow>, Arc<Semaphore>),
     /// One host only, always there.
     Pinned { host: String, address: IpAddr },
 }
@@ -567,11 +580,19 @@ impl Resolve for Resolver {
                 };
                 Box::pin(std::future::ready(found))
             }
-            Self::Checked(allow) => {
+            Self::Checked(allow, lookups) => {
                 let allow = allow.clone();
+                let lookups = Arc::clone(lookups);
                 Box::pin(async move {
-                    let all: Vec<SocketAddr> =
-                        tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| UnknownName)?.collect();
+                    // The system's resolver blocks a thread for as long as it likes, whether or not anyone still waits. The
+                    // permit stays with the thread, so that names that lead nowhere cannot take all of them.
+                    let permit = lookups.acquire_owned().await.map_err(|_| UnknownName)?;
+                    let lookup = tokio::spawn(async move {
+                        let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect);
+                        drop(permit);
+                        found
+                    });
+                    let all: Vec<SocketAddr> = lookup.await.map_err(|_| UnknownName)?.map_err(|_| UnknownName)?;
                     let Some(allow) = allow else { return Ok(Box::new(all.into_iter()) as Addrs) };
                     let mut forbidden = None;
                     let mut good = Vec::with_capacity(all.len());

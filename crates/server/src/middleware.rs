@@ -1,6 +1,6 @@
 //! What every request passes: an id, a span, a deadline, a net under panics, headers that browsers respect.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +9,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use sallyport_gateway::Services;
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::TimeoutLayer;
 use tracing::Instrument;
 
 /// The header of the request's id.
@@ -24,8 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Router {
     routes
         .fallback(not_found)
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, DEADLINE))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(finish))
         .layer(from_fn(browser_headers))
         .layer(from_fn_with_state(services, identify))
 }
@@ -34,10 +32,20 @@ async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"not_found"}"#).into_response()
 }
 
-fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
-    tracing::error!("a request panicked");
-    (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"internal"}"#)
-        .into_response()
+/// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
+async fn finish(request: Request, next: Next) -> Response {
+    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+    let run = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match tokio::time::timeout(DEADLINE, run).await {
+        Ok(Ok(response)) => return response,
+        Ok(Err(_)) => tracing::error!(path, "a request panicked"),
+        Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+    }
+    if sallyport_gateway::rpc::is_rpc(&path) {
+        return sallyport_gateway::rpc::unavailable(&headers);
+    }
+    let body = r#"{"error":"temporarily_unavailable","error_description":"the request could not be finished just now; try again"}"#;
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Takes over a caller's request id when it is harmless, else makes one; says it on the answer and in every log line.

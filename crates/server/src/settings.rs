@@ -336,7 +336,11 @@ impl Settings {
 
 fn read_file(path: &Path) -> Result<Source> {
     let text = std::fs::read_to_string(path).with_context(|| format!("config: cannot read {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("config: {} is not right", path.display()))
+    // Without the line itself, which the library would show: it may hold a secret.
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        anyhow::anyhow!("config: {}, line {line}: {}", path.display(), error.message())
+    })
 }
 
 /// A mistyped variable must not be a setting silently left at its default.
