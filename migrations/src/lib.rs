@@ -15,6 +15,9 @@ mod m20261122_000006_configuration;
 mod m20261122_000007_audit;
 mod schema;
 
+/// How many rows of `configuration_revision` follow the first: in each, one recorder at a time can hold the revision.
+pub const REVISION_LANES: i64 = 16;
+
 /// Brings a database to the schema of this program, or back.
 #[derive(Clone, Copy, Debug)]
 pub struct Migrator;

@@ -1,4 +1,7 @@
 //! Organizations, their spaces and their own roles.
+//!
+//! Creators choose the ids of organizations and spaces, and records outlive them: `retired_ids` keeps an id from being
+//! used again.
 
 use sea_orm_migration::prelude::*;
 
@@ -66,10 +69,16 @@ impl MigrationTrait for Migration {
             .take(),
             [],
         )
+        .await?;
+        create(
+            manager,
+            table("retired_ids", [text("kind"), text("id")]).primary_key(&mut primary_key(["kind", "id"])).take(),
+            [],
+        )
         .await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        drop(manager, ["roles", "spaces", "organizations"]).await
+        drop(manager, ["retired_ids", "roles", "spaces", "organizations"]).await
     }
 }

@@ -16,13 +16,14 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         create(manager, table("configuration_revision", [number("id").primary_key().take(), number("revision")]), [])
             .await?;
-        let first = Query::insert()
-            .into_table("configuration_revision")
+        let mut rows = Query::insert();
+        rows.into_table("configuration_revision")
             .columns(["id", "revision"])
-            .values_panic([1_i64.into(), 0_i64.into()])
-            .on_conflict(OnConflict::column("id").do_nothing().to_owned())
-            .take();
-        manager.execute(first).await?;
+            .on_conflict(OnConflict::column("id").do_nothing().to_owned());
+        for id in 1..=1 + crate::REVISION_LANES {
+            rows.values_panic([id.into(), 0_i64.into()]);
+        }
+        manager.execute(rows).await?;
         create(
             manager,
             table("configuration_changes", [number("revision"), text("kind"), text("key")])

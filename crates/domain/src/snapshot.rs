@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use imbl::{GenericHashMap, GenericVector};
+use imbl::{GenericHashMap, GenericOrdSet, GenericVector};
 
+use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::issuer::IssuerKey;
 use crate::matching::Candidate;
@@ -15,6 +16,10 @@ use crate::trust::CompiledTrust;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
 type List<V> = GenericVector<V, imbl::shared_ptr::DefaultSharedPtr>;
+type Ordered<V> = GenericOrdSet<V, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// How many ended revocations [`Snapshot::forget_ended`] drops at most: it runs between requests.
+const FORGOTTEN_AT_ONCE: usize = 10_000;
 
 /// One change of configuration: a thing as it now is, or gone.
 #[derive(Clone, Debug)]
@@ -33,8 +38,8 @@ pub enum Change {
     Provider(ProviderId, Option<Arc<Provider>>),
     /// A trust.
     Trust(TrustId, Option<Arc<CompiledTrust>>),
-    /// A credential was revoked; remembered until it would have ended.
-    RevokedCredential(CredentialId),
+    /// A credential was revoked; remembered until it would have ended by itself, which is then.
+    RevokedCredential(CredentialId, Timestamp),
 }
 
 /// All configuration at one revision.
@@ -51,7 +56,9 @@ pub struct Snapshot {
     trusts: Map<TrustId, Arc<CompiledTrust>>,
     trusts_by_client: Map<Arc<str>, TrustId>,
     trusts_by_issuer: Map<(Scope, IssuerKey), List<TrustId>>,
-    revoked: Map<CredentialId, ()>,
+    revoked: Map<CredentialId, Timestamp>,
+    /// The same, those that end first in front.
+    revoked_by_end: Ordered<(Timestamp, CredentialId)>,
 }
 
 impl Snapshot {
@@ -71,6 +78,21 @@ impl Snapshot {
         next
     }
 
+    /// The same revision without revocations of credentials that have ended by themselves before `now`; a bounded number
+    /// of them at a time. `None` when there are none.
+    #[must_use]
+    pub fn forget_ended(&self, now: Timestamp) -> Option<Self> {
+        let ended = |snapshot: &Self| snapshot.revoked_by_end.get_min().filter(|(until, _)| *until < now).copied();
+        ended(self)?;
+        let mut next = self.clone();
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let Some(entry) = ended(&next) else { break };
+            next.revoked_by_end.remove(&entry);
+            next.revoked.remove(&entry.1);
+        }
+        Some(next)
+    }
+
     fn apply(&mut self, change: Change) {
         match change {
             Change::Organization(id, value) => put(&mut self.organizations, id, value),
@@ -88,8 +110,11 @@ impl Snapshot {
             }
             Change::Provider(id, value) => put(&mut self.providers, id, value),
             Change::Trust(id, value) => self.apply_trust(id, value),
-            Change::RevokedCredential(id) => {
-                self.revoked.insert(id, ());
+            Change::RevokedCredential(id, until) => {
+                if let Some(before) = self.revoked.insert(id, until) {
+                    self.revoked_by_end.remove(&(before, id));
+                }
+                self.revoked_by_end.insert((until, id));
             }
         }
     }
@@ -152,7 +177,7 @@ impl Snapshot {
         self.tokens.get(self.tokens_by_hash.get(hash)?)
     }
 
-    /// Whether one credential was revoked by itself.
+    /// Whether one credential was revoked by itself. Ended ones may have been forgotten.
     pub fn is_revoked(&self, id: CredentialId) -> bool {
         self.revoked.contains_key(&id)
     }

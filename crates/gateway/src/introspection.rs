@@ -113,7 +113,7 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
         if !caller.may(Permission::CredentialsRevoke, &scope, &*snapshot) {
             return Ok(None);
         }
-        let stored = services.store.find_credential(account, id).await.map_err(|_| Unreachable)?;
+        let stored = services.store.find_credential(&scope, account, id).await.map_err(|_| Unreachable)?;
         return Ok(stored.map(|s| Target { id, mrn: token.to_owned(), scope, until: s.expires_at, actor: caller.mrn }));
     }
     let keys = services.keys.load();

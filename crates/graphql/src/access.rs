@@ -16,6 +16,7 @@ use sallyport_domain::scope::{Scope, ScopeTree as _};
 use sallyport_domain::snapshot::Snapshot;
 use sallyport_domain::validate::list_within;
 use sallyport_gateway::Services;
+use sallyport_gateway::authentication::revalidate;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::Value;
 
@@ -68,9 +69,11 @@ impl Caller {
         Ok(self.services.configuration.current()?)
     }
 
-    /// What the caller may do, by this configuration.
-    pub(crate) fn access<'a>(&'a self, snapshot: &'a Snapshot) -> Access<'a> {
-        Access { principal: &self.principal, snapshot, mrns: self.mrns() }
+    /// What the caller may do, by this configuration: a request is recognised once, but what it rests on may be gone, or less,
+    /// by the time one of its operations comes to be judged.
+    pub(crate) fn access<'a>(&'a self, snapshot: &'a Snapshot) -> Result<Access<'a>> {
+        let principal = revalidate(&self.services, &self.principal, snapshot).ok_or_else(Error::unauthenticated)?;
+        Ok(Access { principal, snapshot, mrns: self.mrns() })
     }
 
     /// Reads a scope's MRN. Whether it is there is for [`Access`] to say.
@@ -93,7 +96,7 @@ impl Caller {
             .services
             .configuration
             .mutate(|snapshot| -> Result<_, Error> {
-                let planned = plan(&self.access(snapshot))?;
+                let planned = plan(&self.access(snapshot)?)?;
                 Ok((planned.writes, planned.value))
             })
             .await?;
@@ -117,7 +120,7 @@ impl Caller {
                     if snapshot.revision() != seen.revision() {
                         return Err(Halt::Outdated);
                     }
-                    let planned = plan(&self.access(snapshot), &facts)?;
+                    let planned = plan(&self.access(snapshot)?, &facts)?;
                     Ok((planned.writes, planned.value))
                 })
                 .await;
@@ -161,9 +164,9 @@ impl Caller {
 }
 
 /// What one caller may do, by one snapshot.
-#[derive(Clone, Copy)]
 pub(crate) struct Access<'a> {
-    principal: &'a Principal,
+    /// The caller, with the rights that this snapshot gives.
+    pub(crate) principal: Principal,
     pub(crate) snapshot: &'a Snapshot,
     mrns: &'a MrnDomain,
 }
@@ -192,13 +195,14 @@ impl Access<'_> {
         if self.may(permission, scope) { Ok(()) } else { Err(self.denied(permission, scope)) }
     }
 
-    /// As [`Self::require`], for bindings, providers and trusts: a caller that is itself a federated workload needs one more
-    /// permission, so that an exchanged credential cannot make itself permanent.
+    /// As [`Self::require`], for all that gives access, or decides who gets it: bindings, providers, trusts, service accounts,
+    /// API tokens, roles. A caller that is itself a federated workload needs one more permission, so that an exchanged
+    /// credential cannot make itself permanent.
     pub(crate) fn require_federation(&self, permission: Permission, scope: &Scope, what: &str) -> Result<()> {
         self.require(permission, scope, what)?;
         if self.principal.is_federated() && !self.may(Permission::FederationByWorkload, scope) {
             return Err(Error::permission_denied(format!(
-                "a workload that is itself federated needs the permission '{}' to manage federation",
+                "a workload that is itself federated needs the permission '{}' to manage federation, service accounts, API tokens and roles",
                 Permission::FederationByWorkload.name()
             )));
         }
@@ -217,10 +221,20 @@ impl Access<'_> {
             || self.principal.permissions.contains(permission) && self.snapshot.reaches(scope, &self.principal.scope)
     }
 
-    /// Refuses a grant of `roles` at `scope` that reaches beyond the caller's own permissions there.
+    /// Refuses a grant of `roles` at `scope` that reaches beyond the caller's own permissions there, and one of a role that does
+    /// not exist: who knows what it will allow once somebody makes it.
     pub(crate) fn may_grant(&self, field: &str, roles: &[RoleRef], scope: &Scope) -> Result<()> {
         let own = self.principal.permissions_at(scope, self.snapshot);
         for role in roles {
+            if let RoleRef::Organization(organization, name) = role
+                && self.snapshot.role(organization, name).is_none()
+            {
+                return Err(Error::failed_precondition(format!(
+                    "the role '{}' does not exist any more; nobody can give it, or change to whom it is given",
+                    self.mrns.role(role)
+                ))
+                .on(field));
+            }
             let beyond = self.snapshot.permissions_of(std::slice::from_ref(role)).without(own);
             if let Some(permission) = beyond.iter().next() {
                 return Err(Error::permission_denied(format!(

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::access::{Caller, Planned};
 use crate::error::{Error, Result};
 use crate::inputs::{RoleInput, check_label, role_mrns, shown_roles};
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 use crate::roles::RoleReference;
 
 /// A standing bearer secret, without the secret.
@@ -81,6 +81,7 @@ impl ApiTokenList {
     }
 
     /// How many API tokens the scope has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_api_tokens(&self.scope).await?)
     }
@@ -101,7 +102,7 @@ pub(crate) struct GenerateInput {
     scope_mrn: Option<String>,
     /// Free text, at most 4,096 bytes.
     description: Option<String>,
-    /// Its roles; those you use now when left out.
+    /// Its roles, at least one; those you use now when left out.
     roles: Option<Vec<RoleInput>>,
 }
 
@@ -152,7 +153,7 @@ impl ApiTokenQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::ApiTokensRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::ApiTokensRead, &scope, "scope")?;
         let page = caller.services.store.list_api_tokens(&scope, &request).await?;
         Ok(Some(ApiTokenList { scope, page }))
     }
@@ -174,14 +175,22 @@ impl ApiTokenMutation {
         };
         let id = ApiTokenId(caller.services.new_id());
         let now = caller.now();
-        let asked = role_mrns(input.roles.clone());
         let (secret, secret_hash) = generate_api_token(&*caller.services.entropy);
         let (token, _) = caller
             .mutate(|access| {
-                access.require(Permission::ApiTokensManage, &scope, "scope")?;
+                access.require_federation(Permission::ApiTokensManage, &scope, "scope")?;
                 check_label(&input.name, input.description.as_deref())?;
-                let asked =
-                    if asked.is_empty() { shown_roles(caller.mrns(), &caller.principal.roles) } else { asked.clone() };
+                let asked = match &input.roles {
+                    // Left out means all of them, so none at all must not.
+                    Some(roles) if roles.is_empty() => {
+                        return Err(Error::invalid(
+                            "roles",
+                            "must not be empty; leave it out for the roles you use now",
+                        ));
+                    }
+                    Some(_) => role_mrns(input.roles.clone()),
+                    None => shown_roles(caller.mrns(), &access.principal.roles),
+                };
                 let roles = access.roles("roles", &asked, &scope)?;
                 access.may_grant("roles", &roles, &scope)?;
                 let token = DomainToken {
@@ -213,7 +222,7 @@ impl ApiTokenMutation {
         let of = &scope;
         let look = |snapshot: Arc<Snapshot>| -> BoxFuture<'_, Result<DomainToken>> {
             Box::pin(async move {
-                caller.access(&snapshot).require(Permission::ApiTokensManage, of, "API token")?;
+                caller.access(&snapshot)?.require(Permission::ApiTokensManage, of, "API token")?;
                 find(caller, of, id).await?.ok_or_else(missing)
             })
         };

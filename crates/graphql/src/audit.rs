@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::access::Caller;
 use crate::error::Result;
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 
 /// One management change.
 #[derive(SimpleObject, Clone, Debug)]
@@ -67,6 +67,7 @@ impl AuditList {
     }
 
     /// How many there are in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_audit(&self.scope).await?)
     }
@@ -96,7 +97,7 @@ impl AuditQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::AuditRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::AuditRead, &scope, "scope")?;
         let page = caller.services.store.list_audit(&scope, &request).await?;
         Ok(Some(AuditList { scope, page }))
     }

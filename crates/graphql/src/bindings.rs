@@ -25,7 +25,7 @@ use crate::access::{Access, Caller, Halt, Planned};
 use crate::admission::{self, WhenUnreachable};
 use crate::error::{Error, Result};
 use crate::inputs::{KeyValue, KeyValueInput, OrderDirection, kept, kept_text, key_values, mappings, shown_roles};
-use crate::paging::{self, PageInfo, cost, selected};
+use crate::paging::{self, COUNTED, PageInfo, cost, selected};
 
 /// How often a creation is tried again when another one gets in its way.
 const TRIES: usize = 8;
@@ -162,6 +162,7 @@ impl BindingList {
     }
 
     /// How many bindings the scope has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_bindings(&self.scope).await?)
     }
@@ -359,7 +360,7 @@ impl BindingQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::BindingsRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::BindingsRead, &scope, "scope")?;
         let order = order_by.map(Into::into).unwrap_or_default();
         let page = caller.services.store.list_bindings(&scope, order, &request).await?;
         let installation = &caller.services.installation;
@@ -377,12 +378,12 @@ impl BindingQuery {
     async fn get_wif_auth_binding(
         &self,
         context: &Context<'_>,
-        #[graphql(desc = "MRN of the binding.")] mrn: String,
+        #[graphql(desc = "MRN of the binding, or of the trust in it, as access tokens name it.")] mrn: String,
     ) -> Result<Option<GetPayload>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let access = caller.access(&snapshot);
-        let found = Found::by_mrn(caller, &access, &mrn)?;
+        let access = caller.access(&snapshot)?;
+        let found = Found::by_either_mrn(caller, &access, &mrn)?;
         access.require(Permission::BindingsRead, &found.trust.scope, "binding")?;
         let used = if selected(context, &["binding", "lastUsed"]) {
             caller.services.store.last_used(&[found.trust.id]).await?.get(&found.trust.id).copied()
@@ -404,11 +405,25 @@ struct Found {
 impl Found {
     /// What no binding's MRN names is not found.
     fn by_mrn(caller: &Caller, access: &Access<'_>, mrn: &str) -> Result<Self> {
+        match caller.mrns().parse(mrn) {
+            Some(Resource::Binding(scope, id)) => Self::at(access, &scope, id),
+            _ => Err(Error::not_found("binding")),
+        }
+    }
+
+    /// As [`Self::by_mrn`], for reading: the MRN of the trust in it will do.
+    fn by_either_mrn(caller: &Caller, access: &Access<'_>, mrn: &str) -> Result<Self> {
+        match caller.mrns().parse(mrn) {
+            Some(Resource::Binding(scope, id) | Resource::Trust(scope, id)) => Self::at(access, &scope, id),
+            _ => Err(Error::not_found("binding")),
+        }
+    }
+
+    fn at(access: &Access<'_>, scope: &Scope, id: TrustId) -> Result<Self> {
         let missing = || Error::not_found("binding");
-        let Some(Resource::Binding(scope, id)) = caller.mrns().parse(mrn) else { return Err(missing()) };
         let candidate = access.snapshot.candidate(id).ok_or_else(missing)?;
         let trust = candidate.trust.trust();
-        if !trust.binding || trust.scope != scope {
+        if !trust.binding || trust.scope != *scope {
             return Err(missing());
         }
         let account = candidate.account.ok_or_else(missing)?;
@@ -678,7 +693,7 @@ async fn create(caller: &Caller, input: CreateInput) -> Result<Binding> {
     let mut asked: Option<Option<String>> = None;
     for _ in 0..TRIES {
         let snapshot = services.configuration.refresh().await?;
-        let access = caller.access(&snapshot);
+        let access = caller.access(&snapshot)?;
         access.require_federation(Permission::BindingsManage, &draft.scope, "scope")?;
         let existing = provider_of(caller, &snapshot, &draft.scope, draft.issuer.key()).await?;
         let names = Names {
@@ -705,7 +720,7 @@ async fn create(caller: &Caller, input: CreateInput) -> Result<Binding> {
         let done = services
             .configuration
             .mutate(|snapshot| -> Result<_, Halt> {
-                let made = draft.make(caller, &caller.access(snapshot), existing, &names)?;
+                let made = draft.make(caller, &caller.access(snapshot)?, existing, &names)?;
                 let planned = made.writes(caller, snapshot, warning);
                 Ok((planned.writes, planned.value))
             })
@@ -804,7 +819,7 @@ async fn update(caller: &Caller, input: UpdateInput) -> Result<Binding> {
     };
     if input.dry_run.unwrap_or(false) {
         let snapshot = caller.services.configuration.refresh().await?;
-        return Ok(plan(&caller.access(&snapshot))?.value);
+        return Ok(plan(&caller.access(&snapshot)?)?.value);
     }
     Ok(caller.mutate(plan).await?.0)
 }

@@ -5,8 +5,11 @@ use sallyport_domain::claims::Claims;
 use sallyport_domain::condition::Condition;
 use serde_json::Value;
 
+use sallyport_domain::role::Permission;
+
 use crate::access::Caller;
 use crate::error::{Error, Result};
+use crate::limits::EVALUATION;
 
 /// Largest sample, in bytes: that of the largest token.
 const CLAIMS_MAX: usize = 16 * 1024;
@@ -40,15 +43,18 @@ pub(crate) struct ConditionQuery;
 
 #[Object]
 impl ConditionQuery {
-    /// Evaluates a CEL condition on sample claims. Nothing is saved.
-    #[graphql(name = "testWIFCondition", complexity = "200 + child_complexity")]
+    /// Evaluates a CEL condition on sample claims. Nothing is saved. A request may hold ten of these.
+    #[graphql(name = "testWIFCondition", complexity = "EVALUATION + child_complexity")]
     async fn test_wif_condition(
         &self,
         context: &Context<'_>,
         #[graphql(desc = "The CEL expression, at most 1,024 bytes.")] expression: String,
         #[graphql(desc = "The claims of a token, as a JSON object.")] claims: Value,
     ) -> Result<Option<ConditionTest>> {
-        let now = Caller::of(context)?.now();
+        let caller = Caller::of(context)?;
+        let snapshot = caller.snapshot()?;
+        caller.access(&snapshot)?.require_openly(Permission::ExchangesSimulate, &caller.principal.scope)?;
+        let now = caller.now();
         let sample = self::claims("claims", &claims)?;
         let condition = match Condition::compile("expression", &expression) {
             Ok(condition) => condition,

@@ -204,6 +204,9 @@ impl From<Constraint> for Error {
             Constraint::InUse => Self::failed_precondition(
                 "something else still refers to it, or what it refers to was removed meanwhile",
             ),
+            Constraint::IdRetired => {
+                Self::already_exists("something had this id before: ids are never used again").on("id")
+            }
             Constraint::Other => Self::already_exists("something with that id or name exists already"),
             Constraint::ClientName => Self::unavailable(),
         }

@@ -12,7 +12,7 @@ use sallyport_store::{ExchangeFilter, ExchangeRow, Page};
 
 use crate::access::Caller;
 use crate::error::{Error, Result};
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 
 /// What became of a check.
 #[derive(Enum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,6 +154,7 @@ impl ExchangeList {
     }
 
     /// How many there are in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_exchanges(&self.filter).await?)
     }
@@ -191,7 +192,7 @@ impl ExchangeQuery {
             })
             .transpose()?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::ExchangesRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::ExchangesRead, &scope, "scope")?;
         let filter = ExchangeFilter { scope, reference, granted };
         let page = caller.services.store.list_exchanges(&filter, &request).await?;
         Ok(Some(ExchangeList { filter, page }))

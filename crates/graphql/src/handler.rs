@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 
-use async_graphql::http::GraphiQLSource;
 use async_graphql::{EmptySubscription, Request, Response, Schema};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse};
-use axum::routing::post;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use sallyport_domain::principal::Principal;
 use sallyport_gateway::Services;
 use sallyport_gateway::authentication::{Door, authenticate};
@@ -21,6 +20,7 @@ use serde_json::Value;
 
 use crate::access::Caller;
 use crate::error::{self, Code, Error};
+use crate::graphiql;
 use crate::limits::{self, BATCH_MAX, BODY_MAX};
 use crate::schema::{Mutation, Query, build};
 
@@ -55,11 +55,15 @@ impl std::fmt::Debug for Api {
 /// The routes of the management API.
 pub fn router(services: Arc<Services>, options: GraphqlOptions) -> Router {
     let api = Api::new(services, options);
-    let graphql = if options.graphiql { post(serve).get(graphiql) } else { post(serve) };
-    Router::new()
-        .route("/query", post(serve).fallback(post_only))
-        .route("/graphql", graphql.fallback(post_only))
-        .with_state(api)
+    let mut router = Router::new().route("/query", post(serve).fallback(post_only));
+    if options.graphiql {
+        router = router
+            .route("/graphql", post(serve).get(graphiql_page).fallback(post_only))
+            .route("/graphql/{file}", get(graphiql_file));
+    } else {
+        router = router.route("/graphql", post(serve).fallback(post_only));
+    }
+    router.with_state(api)
 }
 
 impl Api {
@@ -225,17 +229,16 @@ impl Reply {
     }
 }
 
-async fn graphiql(headers: HeaderMap) -> axum::response::Response {
+async fn graphiql_page(headers: HeaderMap) -> axum::response::Response {
     let browser = headers
         .get_all(header::ACCEPT)
         .iter()
         .any(|value| value.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/html")));
-    if !browser {
-        return post_only().await;
-    }
-    let page = GraphiQLSource::build().endpoint("/graphql").title("Sallyport").finish();
-    let framing = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'"));
-    ([framing], Html(page)).into_response()
+    if browser { graphiql::page() } else { post_only().await }
+}
+
+async fn graphiql_file(Path(name): Path<String>) -> axum::response::Response {
+    graphiql::file(&name).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
 }
 
 async fn post_only() -> axum::response::Response {

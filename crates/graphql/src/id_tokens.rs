@@ -2,6 +2,7 @@
 
 use async_graphql::{Context, InputObject, Object, SimpleObject};
 use sallyport_credentials::id_token::IdTokenClaims;
+use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::CredentialId;
 use sallyport_domain::mrn::Resource;
 use sallyport_domain::role::Permission;
@@ -24,7 +25,8 @@ pub(crate) struct GenerateInput {
     audience: String,
     /// MRN of the service account it speaks of; yourself when left out.
     service_account_mrn: Option<String>,
-    /// Its lifetime in seconds, 1 to 86,400; 3,600 when left out. It never outlives the credential you use.
+    /// Its lifetime in seconds, 1 to 86,400; 3,600 when left out. It never outlives the credential you
+    /// use, nor the service account it speaks of.
     expiration: Option<i64>,
 }
 
@@ -74,18 +76,18 @@ async fn generate(caller: &Caller, input: &GenerateInput) -> Result<GeneratePayl
     let services = &caller.services;
     admission::audience(&input.audience)?;
     let seconds = validate::lifetime("expiration", input.expiration.unwrap_or(i64::from(BINDING_LIFETIME)))?;
-    let now = caller.now();
-    let end = now.plus_seconds(i64::from(seconds));
-    let end = caller.principal.expires_at.map_or(end, |own| own.min(end));
     let jti = CredentialId(services.new_id());
-    let (subject, _) = caller
+    let ((subject, now, end), _) = caller
         .mutate(|access| {
-            let (subject, scope) = speaks_of(caller, access, input)?;
+            let (subject, scope, account_ends) = speaks_of(caller, access, input)?;
+            let now = caller.now();
+            let ends = [access.principal.expires_at, account_ends];
+            let end = ends.into_iter().flatten().fold(now.plus_seconds(i64::from(seconds)), Timestamp::min);
             let subject_mrn = caller.mrns().format(&subject);
             let after = json!({ "audience": input.audience, "jti": jti.to_string(), "expiresAt": end.to_rfc3339() });
             let audit = caller.audit(access.snapshot, "generateIDToken", &subject, &scope, (None, Some(after)));
             // On record before the token leaves.
-            Ok(Planned { writes: vec![audit], value: subject_mrn })
+            Ok(Planned { writes: vec![audit], value: (subject_mrn, now, end) })
         })
         .await?;
     let claims = IdTokenClaims {
@@ -100,25 +102,30 @@ async fn generate(caller: &Caller, input: &GenerateInput) -> Result<GeneratePayl
     Ok(GeneratePayload { token, expires_at: end.to_rfc3339() })
 }
 
-/// Of whom an ID token is to speak, and at which scope the right to have it is needed.
-fn speaks_of(caller: &Caller, access: &Access<'_>, input: &GenerateInput) -> Result<(Resource, Scope)> {
-    let principal = &*caller.principal;
-    match &input.service_account_mrn {
-        None => {
+/// Of whom an ID token is to speak, at which scope the right to have it is needed, and when they end.
+fn speaks_of(
+    caller: &Caller,
+    access: &Access<'_>,
+    input: &GenerateInput,
+) -> Result<(Resource, Scope, Option<Timestamp>)> {
+    let principal = &access.principal;
+    let oneself = principal.service_account.filter(|_| match &input.service_account_mrn {
+        None => true,
+        Some(mrn) => *mrn == principal.mrn,
+    });
+    match (&input.service_account_mrn, oneself) {
+        (_, Some(id)) => {
             let scope = principal.scope.clone();
             access.require_openly(Permission::IdTokensIssue, &scope)?;
-            let subject = match principal.service_account {
-                Some(id) => Resource::ServiceAccount(scope.clone(), id),
-                None => Resource::Scope(scope.clone()),
-            };
-            Ok((subject, scope))
+            let ends = access.snapshot.service_account(id).and_then(|account| account.valid_until);
+            Ok((Resource::ServiceAccount(scope.clone(), id), scope, ends))
         }
-        Some(mrn) if *mrn == principal.mrn && principal.service_account.is_some() => {
-            access.require_openly(Permission::IdTokensIssue, &principal.scope)?;
-            let subject = principal.service_account.map(|id| Resource::ServiceAccount(principal.scope.clone(), id));
-            subject.map(|s| (s, principal.scope.clone())).ok_or_else(|| Error::not_found("service account"))
+        (None, None) => {
+            let scope = principal.scope.clone();
+            access.require_openly(Permission::IdTokensIssue, &scope)?;
+            Ok((Resource::Scope(scope.clone()), scope, None))
         }
-        Some(mrn) => {
+        (Some(mrn), None) => {
             let account = account_named(caller, access, "serviceAccountMrn", mrn)?;
             access.require(Permission::IdTokensIssue, &account.scope, "service account")?;
             // To speak for an account is to have what it has.
@@ -128,7 +135,11 @@ fn speaks_of(caller: &Caller, access: &Access<'_>, input: &GenerateInput) -> Res
                 return Err(Error::failed_precondition("the service account, or its scope, is disabled or has ended")
                     .on("serviceAccountMrn"));
             }
-            Ok((Resource::ServiceAccount(account.scope.clone(), account.id), account.scope.clone()))
+            Ok((
+                Resource::ServiceAccount(account.scope.clone(), account.id),
+                account.scope.clone(),
+                account.valid_until,
+            ))
         }
     }
 }
@@ -148,16 +159,17 @@ async fn revoke(caller: &Caller, mrn: &str) -> Result<()> {
     };
     let until = match &target {
         Resource::Credential(_, account, id) => {
-            may(&caller.access(&*caller.snapshot()?))?;
-            let stored = caller.services.store.find_credential(*account, *id).await?;
-            Some(stored.filter(|stored| stored.scope == scope).ok_or_else(missing)?.expires_at)
+            may(&caller.access(&*caller.snapshot()?)?)?;
+            let stored = caller.services.store.find_credential(&scope, *account, *id).await?;
+            Some(stored.ok_or_else(missing)?.expires_at)
         }
         _ => None,
     };
-    let now = caller.now();
     caller
         .mutate(|access| {
             may(access)?;
+            // Now, and not when the request came: what was issued while it waited for its turn is to end too.
+            let now = caller.now();
             let audit = || caller.audit(access.snapshot, "revokeCredentials", &target, &scope, (None, None));
             let write = match &target {
                 Resource::Credential(_, _, id) if access.snapshot.is_revoked(*id) => {

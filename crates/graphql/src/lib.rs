@@ -12,6 +12,7 @@ mod bindings;
 mod conditions;
 pub mod error;
 mod exchanges;
+mod graphiql;
 pub mod handler;
 mod id_tokens;
 mod inputs;

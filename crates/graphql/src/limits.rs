@@ -15,7 +15,8 @@ pub const BODY_MAX: usize = 1024 * 1024;
 pub const DOCUMENT_MAX: usize = 128 * 1024;
 /// Most operations of one batch.
 pub const BATCH_MAX: usize = 10;
-/// Most fields that a document may select, with every fragment counted wherever it is spread.
+/// Most fields that a document may select, with every fragment counted wherever it is spread. Spreads count as fields: what
+/// follows them anew each time then has no more to do than this, whatever they lead to.
 pub const FIELDS_MAX: usize = 3_000;
 /// Most aliases, counted likewise.
 pub const ALIASES_MAX: usize = 100;
@@ -29,6 +30,10 @@ pub const DEPTH_MAX: usize = 24;
 pub const NESTING_MAX: usize = 32;
 /// Highest cost: each field costs one, inside a list as often as the page has items. Admits pages of 1,000 with all fields.
 pub const COMPLEXITY_MAX: usize = 60_000;
+/// What an evaluation of conditions costs: a request holds ten at most.
+pub(crate) const EVALUATION: usize = 5_500;
+/// What a `totalCount` costs: the database looks at everything there is.
+pub(crate) const COUNT: usize = 5_000;
 /// Most directives on one field.
 pub const DIRECTIVES_MAX: usize = 8;
 /// Deepest nesting of brackets of any kind in a document.
@@ -70,7 +75,9 @@ pub fn admit(document: &str) -> Result<ExecutableDocument, Error> {
     }
     // Fragments that nothing spreads are validated all the same.
     for name in parsed.fragments.keys() {
-        whole.depth = whole.depth.max(meter.fragment(name, 0)?.depth);
+        let size = meter.fragment(name, 0)?;
+        whole.depth = whole.depth.max(size.depth);
+        whole.fields = whole.fields.max(size.fields);
     }
     if whole.aliases > ALIASES_MAX {
         return Err(Error::exhausted(format!("{} aliases; at most {ALIASES_MAX} are allowed", whole.aliases)));
@@ -170,19 +177,22 @@ impl<'d> Meter<'d> {
                     size.add(inner);
                 }
                 Selection::FragmentSpread(spread) => {
-                    size.add(self.fragment(&spread.node.fragment_name.node, level + 1)?)
+                    size.add(self.fragment(&spread.node.fragment_name.node, level + 1)?);
+                    size.fields = size.fields.saturating_add(1);
                 }
                 Selection::InlineFragment(fragment) => {
-                    size.add(self.measure(&fragment.node.selection_set.node, level + 1)?)
+                    size.add(self.measure(&fragment.node.selection_set.node, level + 1)?);
+                    size.fields = size.fields.saturating_add(1);
                 }
             }
         }
         Ok(size)
     }
 
-    /// An unknown fragment measures nothing; validation names it.
     fn fragment(&mut self, name: &str, level: usize) -> Result<Size, Error> {
-        let Some((name, definition)) = self.fragments.get_key_value(name) else { return Ok(Size::default()) };
+        let Some((name, definition)) = self.fragments.get_key_value(name) else {
+            return Err(Error::invalid("query", format!("there is no fragment '{name}'")));
+        };
         if let Some(size) = self.known.get(name.as_str()) {
             return Ok(*size);
         }
@@ -228,6 +238,29 @@ mod tests {
         }
         bomb += " fragment f25 on Query{viewer{mrn}}";
         insta::assert_snapshot!(refused(&bomb), @"more than 3000 fields are selected");
+    }
+
+    /// H1: no field is selected at all, yet whoever follows every spread has 3^28 of them to follow.
+    #[test]
+    fn spreads_count_though_they_select_nothing_and_lead_nowhere() {
+        let bomb = |last: &str| {
+            let mut bomb = String::from("{...f0}");
+            for i in 0..28 {
+                bomb += &format!(" fragment f{i} on Query{{...f{0} ...f{0} ...f{0}}}", i + 1);
+            }
+            bomb + last
+        };
+        insta::assert_snapshot!(refused(&bomb(" fragment f28 on Query{...nope}")), @"query: there is no fragment 'nope'");
+        insta::assert_snapshot!(refused(&bomb("")), @"query: there is no fragment 'f28'");
+        insta::assert_snapshot!(refused(&bomb(" fragment f28 on Query{...f0}")), @"query: the fragment 'f0' spreads itself");
+        insta::assert_snapshot!(refused(&bomb(" fragment f28 on Query{...on Query{__typename}}")), @"more than 3000 fields are selected");
+        insta::assert_snapshot!(refused("{viewer{mrn ...nope}}"), @"query: there is no fragment 'nope'");
+        // Nor where nothing spreads them: they are validated all the same.
+        let unused = bomb(" fragment f28 on Query{__typename}").replacen("{...f0}", "{viewer{mrn}}", 1);
+        insta::assert_snapshot!(refused(&unused), @"more than 3000 fields are selected");
+        let inline = format!("{{{}}}", "...{__typename}".repeat(1_501));
+        insta::assert_snapshot!(refused(&inline), @"more than 3000 fields are selected");
+        assert!(admit(&format!("{{{}}}", "...{__typename}".repeat(1_500))).is_ok());
     }
 
     #[test]

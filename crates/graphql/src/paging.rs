@@ -4,6 +4,7 @@ use async_graphql::{Context, SimpleObject};
 use sallyport_store::{Page, PageRequest};
 
 use crate::error::{Error, Result};
+use crate::limits::COUNT;
 
 /// Items of a page when `first` is left out.
 pub(crate) const FIRST_DEFAULT: i64 = 50;
@@ -38,10 +39,14 @@ pub(crate) fn request(first: Option<i64>, after: Option<String>) -> Result<PageR
     Ok(PageRequest { first, after })
 }
 
-/// What a list costs: its items' fields, as often as the page has items.
-pub(crate) fn cost(first: Option<i64>, fields: usize) -> usize {
+/// What a `totalCount` hands up to [`cost`], which tells it from fields by its size: it is paid once and not for each item.
+pub(crate) const COUNTED: usize = 1 << 24;
+
+/// What a list costs: its items' fields, as often as the page has items, and the counts of what there is in all.
+pub(crate) fn cost(first: Option<i64>, selected: usize) -> usize {
     let items = usize::try_from(first.unwrap_or(FIRST_DEFAULT).clamp(1, FIRST_MAX)).unwrap_or(1_000);
-    fields.saturating_mul(items).saturating_add(10)
+    let (counts, fields) = (selected / COUNTED, selected % COUNTED);
+    fields.saturating_mul(items).saturating_add(counts.saturating_mul(COUNT)).saturating_add(10)
 }
 
 /// Whether the caller asked for this field of the result, here or in a nested list.

@@ -19,11 +19,12 @@ use crate::access::{Access, Caller, Planned};
 use crate::admission::{self, WhenUnreachable};
 use crate::error::{Code, Error, Result};
 use crate::inputs::{kept, kept_text};
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 use crate::presets::WifProviderKind;
 
-/// Most trusts of a provider whose issuer or kind can be changed: each is judged and written anew in the same transaction.
-const TRUSTS_REJUDGED_MAX: usize = 1_000;
+/// Most trusts of a provider whose issuer or kind can be changed: each is judged and written anew in the same transaction,
+/// while every other change of the configuration waits.
+const TRUSTS_REJUDGED_MAX: usize = 100;
 /// Most trusts looked at when a provider's rules change.
 const TRUSTS_LOOKED_AT_MAX: u64 = 100_000;
 
@@ -293,6 +294,7 @@ impl ProviderList {
     }
 
     /// How many providers the scope has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_providers(&self.scope).await?)
     }
@@ -322,7 +324,7 @@ impl ProviderQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::ProvidersRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::ProvidersRead, &scope, "scope")?;
         let page = caller.services.store.list_providers(&scope, &request).await?;
         Ok(Some(ProviderList { scope, page }))
     }
@@ -336,7 +338,7 @@ impl ProviderQuery {
     ) -> Result<Option<GetPayload>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let access = caller.access(&snapshot);
+        let access = caller.access(&snapshot)?;
         let provider = by_mrn(caller, &access, &mrn)
             .filter(|provider| access.sees_offered(Permission::ProvidersRead, &provider.scope))
             .ok_or_else(|| Error::not_found("provider"))?;
@@ -364,7 +366,8 @@ impl ProviderMutation {
         Ok(Some(CreatePayload { provider: WifProvider::new(caller.mrns(), &provider) }))
     }
 
-    /// Changes a provider; every check of its creation is made again, and its trusts are judged by the new rules.
+    /// Changes a provider; every check of its creation is made again, and its trusts are judged by the new rules. The kind and
+    /// the issuer of one that more than 100 trusts use can no longer be changed.
     #[graphql(name = "updateWIFProvider", complexity = "50 + child_complexity")]
     async fn update_wif_provider(&self, context: &Context<'_>, input: UpdateInput) -> Result<Option<UpdatePayload>> {
         let caller = Caller::of(context)?;
@@ -462,7 +465,7 @@ async fn create(caller: &Caller, input: CreateInput) -> Result<Provider> {
     {
         // Strangers learn nothing, not even what is wrong with their input.
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require_federation(Permission::ProvidersManage, &scope, "scope")?;
+        caller.access(&snapshot)?.require_federation(Permission::ProvidersManage, &scope, "scope")?;
     }
     let kind: ProviderKind = input.kind.into();
     let issuer_text = input.issuer_uri.as_deref().or_else(|| kind.default_issuer()).ok_or_else(|| {
@@ -572,7 +575,7 @@ async fn update(caller: &Caller, input: &UpdateInput) -> Result<Provider> {
     };
     let warning = {
         let snapshot = services.configuration.refresh().await?;
-        let current = find(&caller.access(&snapshot))?;
+        let current = find(&caller.access(&snapshot)?)?;
         let next = changed(caller, &current, input)?;
         if same_issuer(&current, &next) {
             None
@@ -602,7 +605,7 @@ async fn update(caller: &Caller, input: &UpdateInput) -> Result<Provider> {
     let next = if input.dry_run.unwrap_or(false) {
         let snapshot = services.configuration.refresh().await?;
         let trusts = look(Arc::clone(&snapshot)).await?;
-        plan(&caller.access(&snapshot), &trusts)?.value
+        plan(&caller.access(&snapshot)?, &trusts)?.value
     } else {
         caller.mutate_on(look, plan).await?.0
     };

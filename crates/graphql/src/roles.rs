@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Planned};
 use crate::error::{Error, Result};
 use crate::inputs::kept;
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 
 /// A named set of permissions.
 #[derive(SimpleObject, Clone, Debug)]
@@ -111,6 +111,7 @@ impl RoleList {
     }
 
     /// How many roles the organization defines in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_roles(&self.organization).await?)
     }
@@ -176,7 +177,7 @@ impl RoleQuery {
         let caller = Caller::of(context)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        let organization = organization(caller, &caller.access(&snapshot), &org_mrn, Permission::RolesRead)?;
+        let organization = organization(caller, &caller.access(&snapshot)?, &org_mrn, Permission::RolesRead)?;
         let page = caller.services.store.list_roles(&organization, &request).await?;
         Ok(Some(RoleList { organization, page }))
     }
@@ -193,10 +194,11 @@ impl RoleQuery {
             RoleRef::BuiltIn(role) => Ok(Some(Role::of_built_in(caller.mrns(), role))),
             RoleRef::Organization(organization, name) => {
                 let snapshot = caller.snapshot()?;
+                let access = caller.access(&snapshot)?;
                 let scope = Scope::Organization(organization.clone());
                 let role = snapshot
                     .role(&organization, &name)
-                    .filter(|_| caller.access(&snapshot).sees_offered(Permission::RolesRead, &scope))
+                    .filter(|_| access.sees_offered(Permission::RolesRead, &scope))
                     .ok_or_else(missing)?;
                 Ok(Some(Role::of_own(caller.mrns(), role)))
             }
@@ -244,6 +246,7 @@ impl RoleMutation {
             .mutate(|access| {
                 let organization = organization(caller, access, &input.org_mrn, Permission::RolesManage)?;
                 let scope = Scope::Organization(organization.clone());
+                access.require_federation(Permission::RolesManage, &scope, "organization")?;
                 let name = RoleName::parse(&input.name).ok_or_else(|| {
                     Error::invalid(
                         "name",
@@ -275,6 +278,7 @@ impl RoleMutation {
             .mutate(|access| {
                 let mut next = own_role(caller, access, &input.mrn)?;
                 let scope = Scope::Organization(next.organization.clone());
+                access.require_federation(Permission::RolesManage, &scope, "role")?;
                 let target = resource(&next);
                 access.may_grant(
                     "mrn",

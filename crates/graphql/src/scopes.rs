@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Planned};
 use crate::error::{Error, Result};
 use crate::inputs::{check_label, kept};
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 
 /// An organization: a node of the tree platform, organization, space.
 #[derive(SimpleObject, Clone, Debug)]
@@ -117,6 +117,7 @@ impl OrganizationList {
     }
 
     /// How many there are in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         match self.total {
             Some(total) => Ok(total),
@@ -147,6 +148,7 @@ impl SpaceList {
     }
 
     /// How many spaces the organization has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_spaces(&self.organization).await?)
     }
@@ -227,12 +229,12 @@ impl ScopeQuery {
         let caller = Caller::of(context)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        let access = caller.access(&snapshot);
+        let access = caller.access(&snapshot)?;
         if access.may(Permission::ScopesRead, &Scope::Platform) {
             let page = caller.services.store.list_organizations(&request).await?;
             return Ok(Some(OrganizationList { page, total: None }));
         }
-        let own = match &caller.principal.scope {
+        let own = match &access.principal.scope {
             scope @ Scope::Organization(id) if access.may(Permission::ScopesRead, scope) => snapshot.organization(id),
             _ => None,
         };
@@ -250,7 +252,7 @@ impl ScopeQuery {
     ) -> Result<Option<Organization>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let organization = organization(caller, &caller.access(&snapshot), &mrn, Permission::ScopesRead)?;
+        let organization = organization(caller, &caller.access(&snapshot)?, &mrn, Permission::ScopesRead)?;
         Ok(Some(Organization::new(caller.mrns(), &organization)))
     }
 
@@ -266,7 +268,7 @@ impl ScopeQuery {
         let caller = Caller::of(context)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        let parent = organization(caller, &caller.access(&snapshot), &org_mrn, Permission::ScopesRead)?;
+        let parent = organization(caller, &caller.access(&snapshot)?, &org_mrn, Permission::ScopesRead)?;
         let page = caller.services.store.list_spaces(&parent.id, &request).await?;
         Ok(Some(SpaceList { organization: parent.id, page }))
     }
@@ -279,7 +281,7 @@ impl ScopeQuery {
     ) -> Result<Option<Space>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let space = space(caller, &caller.access(&snapshot), &mrn, Permission::ScopesRead)?;
+        let space = space(caller, &caller.access(&snapshot)?, &mrn, Permission::ScopesRead)?;
         Ok(Some(Space::new(caller.mrns(), &space)))
     }
 }
@@ -424,7 +426,8 @@ impl ScopeMutation {
     ) -> Result<Option<DeleteScopePayload>> {
         let caller = Caller::of(context)?;
         let look = |snapshot: Arc<Snapshot>| -> BoxFuture<'_, Result<Vec<String>>> {
-            let found = organization(caller, &caller.access(&snapshot), &mrn, Permission::OrganizationsManage);
+            let access = caller.access(&snapshot);
+            let found = access.and_then(|a| organization(caller, &a, &mrn, Permission::OrganizationsManage));
             Box::pin(async move { contents(&caller.services.store, &Scope::Organization(found?.id)).await })
         };
         caller
@@ -521,7 +524,8 @@ impl ScopeMutation {
     ) -> Result<Option<DeleteScopePayload>> {
         let caller = Caller::of(context)?;
         let look = |snapshot: Arc<Snapshot>| -> BoxFuture<'_, Result<Vec<String>>> {
-            let found = space(caller, &caller.access(&snapshot), &mrn, Permission::SpacesManage);
+            let access = caller.access(&snapshot);
+            let found = access.and_then(|a| space(caller, &a, &mrn, Permission::SpacesManage));
             Box::pin(async move { contents(&caller.services.store, &Scope::Space(found?.id)).await })
         };
         caller

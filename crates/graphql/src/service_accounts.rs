@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, Caller, Planned};
 use crate::error::{Error, Result};
 use crate::inputs::{RoleInput, check_label, future, kept, role_mrns, shown_roles};
-use crate::paging::{self, PageInfo, cost};
+use crate::paging::{self, COUNTED, PageInfo, cost};
 use crate::roles::RoleReference;
 
 /// Most accounts deleted by one mutation.
@@ -127,6 +127,7 @@ impl ServiceAccountList {
     }
 
     /// How many service accounts the scope has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_service_accounts(&self.scope).await?)
     }
@@ -202,7 +203,7 @@ impl ServiceAccountQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::ServiceAccountsRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::ServiceAccountsRead, &scope, "scope")?;
         let page = caller.services.store.list_service_accounts(&scope, &request).await?;
         Ok(Some(ServiceAccountList { scope, page }))
     }
@@ -215,7 +216,7 @@ impl ServiceAccountQuery {
     ) -> Result<Option<ServiceAccount>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let account = by_mrn(caller, &caller.access(&snapshot), &mrn, Permission::ServiceAccountsRead)?;
+        let account = by_mrn(caller, &caller.access(&snapshot)?, &mrn, Permission::ServiceAccountsRead)?;
         Ok(Some(ServiceAccount::new(caller.mrns(), &account)))
     }
 }
@@ -257,6 +258,7 @@ impl ServiceAccountMutation {
         let (changed, _) = caller
             .mutate(|access| {
                 let mut next = by_mrn(caller, access, &input.mrn, Permission::ServiceAccountsManage)?;
+                access.require_federation(Permission::ServiceAccountsManage, &next.scope, "service account")?;
                 access.not_of_binding(next.id)?;
                 access.may_grant("roles", &next.roles, &next.scope)?;
                 let before = recorded(caller.mrns(), &next);
@@ -299,7 +301,7 @@ async fn create(caller: &Caller, input: CreateServiceAccountInput) -> Result<Ser
     let asked = role_mrns(input.roles);
     let id = ServiceAccountId(services.new_id());
     let judge = |access: &Access<'_>| -> Result<DomainAccount> {
-        access.require(Permission::ServiceAccountsManage, &scope, "scope")?;
+        access.require_federation(Permission::ServiceAccountsManage, &scope, "scope")?;
         check_label(&input.name, input.description.as_deref())?;
         let valid_until = input.valid_until.as_deref().map(|text| future("validUntil", text, now)).transpose()?;
         let roles = if asked.is_empty() {
@@ -325,7 +327,7 @@ async fn create(caller: &Caller, input: CreateServiceAccountInput) -> Result<Ser
     };
     // Judged before a key is made.
     let snapshot = services.configuration.refresh().await?;
-    let account = judge(&caller.access(&snapshot))?;
+    let account = judge(&caller.access(&snapshot)?)?;
     let (mrn, scope_mrn) = (mrns.format(&resource(&account)), mrns.scope(&scope));
     let request = KeyPairRequest {
         subject_mrn: &mrn,
@@ -380,7 +382,7 @@ async fn delete(caller: &Caller, input: &DeleteServiceAccountsInput) -> Result<(
         Ok(accounts)
     };
     let look = |snapshot: Arc<Snapshot>| -> BoxFuture<'_, Result<Vec<TrustId>>> {
-        let accounts = named(&caller.access(&snapshot));
+        let accounts = caller.access(&snapshot).and_then(|access| named(&access));
         Box::pin(async move {
             let mut trusts = Vec::new();
             for account in accounts? {

@@ -14,6 +14,7 @@ use crate::conditions;
 use crate::error::{Error, Result};
 use crate::exchanges::{Check, trust_mrn};
 use crate::inputs::shown_roles;
+use crate::limits::EVALUATION;
 
 /// Longest subject token looked at, in bytes; an AWS document may be percent-encoded.
 const TOKEN_MAX: usize = 64 * 1024;
@@ -61,8 +62,8 @@ pub(crate) struct SimulationQuery;
 
 #[Object]
 impl SimulationQuery {
-    /// Tries an exchange: the same steps as a real one, every check shown, nothing issued.
-    #[graphql(complexity = "500 + child_complexity")]
+    /// Tries an exchange: the same steps as a real one, every check shown, nothing issued. A request may hold ten of these.
+    #[graphql(complexity = "EVALUATION + child_complexity")]
     async fn simulate_exchange(
         &self,
         context: &Context<'_>,
@@ -75,7 +76,7 @@ impl SimulationQuery {
 async fn run(caller: &Caller, input: SimulateExchangeInput) -> Result<SimulateExchangePayload> {
     let snapshot = caller.snapshot()?;
     let allowed = caller.principal.scope.clone();
-    caller.access(&snapshot).require_openly(Permission::ExchangesSimulate, &allowed)?;
+    caller.access(&snapshot)?.require_openly(Permission::ExchangesSimulate, &allowed)?;
     let presented = match (input.subject_token, input.claims) {
         (Some(token), None) if token.len() > TOKEN_MAX => {
             return Err(Error::invalid(

@@ -19,7 +19,7 @@ use crate::access::{Access, Caller, Planned};
 use crate::admission;
 use crate::error::{Error, Result};
 use crate::inputs::{KeyValue, KeyValueInput, kept, kept_text, key_values, mappings, shown_roles};
-use crate::paging::{self, PageInfo, cost, selected};
+use crate::paging::{self, COUNTED, PageInfo, cost, selected};
 use crate::providers;
 
 /// How often another client name is drawn when one is taken.
@@ -249,6 +249,7 @@ impl TrustList {
     }
 
     /// How many trusts the scope has in all.
+    #[graphql(complexity = "COUNTED")]
     async fn total_count(&self, context: &Context<'_>) -> Result<u64> {
         Ok(Caller::of(context)?.services.store.count_trusts(&self.scope, self.bindings_too).await?)
     }
@@ -279,7 +280,7 @@ impl TrustQuery {
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
         let snapshot = caller.snapshot()?;
-        caller.access(&snapshot).require(Permission::TrustsRead, &scope, "scope")?;
+        caller.access(&snapshot)?.require(Permission::TrustsRead, &scope, "scope")?;
         let bindings_too = include_bindings.unwrap_or(false);
         let page = caller.services.store.list_trusts(&scope, bindings_too, &request).await?;
         Ok(Some(TrustList { scope, bindings_too, page }))
@@ -290,11 +291,11 @@ impl TrustQuery {
     async fn get_wif_trust(
         &self,
         context: &Context<'_>,
-        #[graphql(desc = "MRN of the trust.")] mrn: String,
+        #[graphql(desc = "MRN of the trust, or of the binding it is part of.")] mrn: String,
     ) -> Result<Option<GetPayload>> {
         let caller = Caller::of(context)?;
         let snapshot = caller.snapshot()?;
-        let access = caller.access(&snapshot);
+        let access = caller.access(&snapshot)?;
         let (trust, provider_scope) = by_mrn(caller, &access, &mrn)?;
         access.require(Permission::TrustsRead, &trust.scope, "trust")?;
         let used = if selected(context, &["trust", "lastUsed"]) {
@@ -450,12 +451,12 @@ async fn create(caller: &Caller, input: &CreateInput) -> Result<WifTrust> {
         };
         if input.dry_run.unwrap_or(false) {
             let snapshot = services.configuration.refresh().await?;
-            return Ok(plan(&caller.access(&snapshot))?.value);
+            return Ok(plan(&caller.access(&snapshot)?)?.value);
         }
         let done = services
             .configuration
             .mutate(|snapshot| -> Result<_, Error> {
-                let planned = plan(&caller.access(snapshot))?;
+                let planned = plan(&caller.access(snapshot)?)?;
                 Ok((planned.writes, planned.value))
             })
             .await;
@@ -504,7 +505,7 @@ async fn update(caller: &Caller, input: &UpdateInput) -> Result<WifTrust> {
     };
     if input.dry_run.unwrap_or(false) {
         let snapshot = caller.services.configuration.refresh().await?;
-        return Ok(plan(&caller.access(&snapshot))?.value);
+        return Ok(plan(&caller.access(&snapshot)?)?.value);
     }
     Ok(caller.mutate(plan).await?.0)
 }

@@ -52,7 +52,8 @@ impl ViewerQuery {
     async fn viewer(&self, context: &Context<'_>) -> Result<Viewer> {
         let caller = Caller::of(context)?;
         let mrns = caller.mrns();
-        let principal = &*caller.principal;
+        let snapshot = caller.snapshot()?;
+        let principal = &caller.access(&snapshot)?.principal;
         let credential_mrn = principal.service_account.zip(principal.credential).map(|(account, credential)| {
             mrns.format(&Resource::Credential(principal.scope.clone(), account, credential))
         });

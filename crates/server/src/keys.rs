@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sallyport_credentials::rotation::plan_replacement;
 use sallyport_credentials::{
     KeyChange, KeyRing, MasterKey, Purpose, RotationPolicy, SlotState, StoredKey, plan_rotation,
 };
@@ -12,8 +13,10 @@ use sallyport_domain::entropy::Entropy;
 use sallyport_gateway::Services;
 use sallyport_store::{KeyRow, KeyTable, Store};
 
-/// How often the keys are looked at. Far below the lead with which a key is published before it signs.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often the keys are looked at: how long a replica goes on with a key that was replaced as leaked.
+const LOOK: Duration = Duration::from_secs(5);
+/// How many looks lie between two purges of what has ended.
+const PURGE_EVERY: u32 = 60;
 
 /// Loads the keys, making those that are missing. Replicas that start together end up with the same ones.
 ///
@@ -46,9 +49,12 @@ pub(crate) async fn load(
 pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
     tokio::spawn(async move {
         let mut versions = None;
+        let mut looks = 0_u32;
         loop {
             tokio::time::sleep(LOOK).await;
-            match rotate(&services, &master).await {
+            let seams = Seams { clock: &*services.clock, entropy: &*services.entropy };
+            let scheduled = |keys: &[StoredKey]| plan_rotation(keys, services.clock.now(), &RotationPolicy::default());
+            match change(&services.store, &master, seams, scheduled).await {
                 Ok(table) => {
                     if versions.as_ref() == Some(&table.versions) {
                         continue;
@@ -65,24 +71,55 @@ pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
                 }
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the signing keys could not be looked at"),
             }
-            if let Err(error) = services.store.purge_expired(services.now()).await {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(PURGE_EVERY)
+                && let Err(error) = services.store.purge_expired(services.now()).await
+            {
                 tracing::warn!(%error, "what has ended could not be purged");
             }
         }
     });
 }
 
-/// Does what the schedule asks for now, and answers the keys as they are afterwards.
-async fn rotate(services: &Services, master: &MasterKey) -> Result<KeyTable> {
-    let table = services.store.load_keys().await?;
+/// Begins a rotation of every purpose now (`sallyport keys rotate`): the new keys are published, and sign after the usual lead.
+/// With `leaked`, the new keys sign at once and the old ones are gone, with every credential that they signed.
+///
+/// # Errors
+/// When the database or the master key fails.
+pub(crate) async fn rotate_by_command(store: &Store, master: &MasterKey, seams: Seams<'_>, leaked: bool) -> Result<()> {
+    change(store, master, seams, |keys| {
+        if leaked {
+            return Purpose::ALL.into_iter().flat_map(|p| plan_replacement(keys, p, seams.clock.now())).collect();
+        }
+        plan_rotation(keys, seams.clock.now(), &RotationPolicy::default().at_once())
+    })
+    .await
+    .map(drop)
+}
+
+/// The clock and chance that a change of keys needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Seams<'a> {
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) entropy: &'a dyn Entropy,
+}
+
+/// Carries out a plan, unless another replica was faster; answers the keys as they are afterwards.
+async fn change(
+    store: &Store,
+    master: &MasterKey,
+    seams: Seams<'_>,
+    plan: impl Fn(&[StoredKey]) -> Vec<KeyChange>,
+) -> Result<KeyTable> {
+    let table = store.load_keys().await?;
     let before = stored(&table)?;
-    let changes = plan_rotation(&before, services.now(), &RotationPolicy::default());
+    let changes = plan(&before);
     if changes.is_empty() {
         return Ok(table);
     }
     let mut after = before.clone();
     for change in &changes {
-        change.apply(&mut after, services.now(), &*services.entropy, master)?;
+        change.apply(&mut after, seams.clock.now(), seams.entropy, master)?;
     }
     for purpose in Purpose::ALL {
         let of_purpose =
@@ -95,7 +132,7 @@ async fn rotate(services: &Services, master: &MasterKey) -> Result<KeyTable> {
             old.iter().filter(|k| new.iter().all(|n| n.id != k.id)).map(|k| k.id.clone()).collect();
         let version = table.versions.get(purpose.name()).copied().unwrap_or_default();
         let put: Vec<KeyRow> = new.into_iter().filter(|k| !old.contains(k)).map(to_row).collect();
-        if services.store.apply_key_changes(purpose.name(), version, &put, &removed).await? {
+        if store.apply_key_changes(purpose.name(), version, &put, &removed).await? {
             tracing::info!(
                 purpose = purpose.name(),
                 changed = put.len(),
@@ -104,7 +141,7 @@ async fn rotate(services: &Services, master: &MasterKey) -> Result<KeyTable> {
             );
         }
     }
-    Ok(services.store.load_keys().await?)
+    Ok(store.load_keys().await?)
 }
 
 fn open(table: &KeyTable, master: &MasterKey) -> Result<KeyRing> {

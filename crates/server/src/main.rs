@@ -40,8 +40,26 @@ enum Command {
     /// Starts the server on an embedded database in a temporary folder, and a local HTTPS OIDC issuer that plays the CI
     /// platform; then keeps serving.
     Quickstart(quickstart::Options),
+    /// Look after the signing keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Check the settings and say what is wrong with them, without starting anything
     CheckConfig(Box<Flags>),
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Begin a rotation of all signing keys and the CA now, on all replicas
+    ///
+    /// The new keys are published at once and sign after the usual lead of a day; the old ones are kept until the last
+    /// credential they signed has ended.
+    Rotate {
+        /// A key has leaked: the new ones sign at once, the old ones are gone, and all they signed is refused
+        #[arg(long)]
+        leaked: bool,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
 }
 
 #[expect(clippy::print_stderr, reason = "the program's last words go to standard error")]
@@ -63,6 +81,9 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(flags) => runtime.block_on(serve::serve(Settings::load(*flags)?)),
         Command::Quickstart(options) => runtime.block_on(quickstart::run(options)),
+        Command::Keys(KeysCommand::Rotate { leaked, flags }) => {
+            runtime.block_on(serve::rotate_keys(Settings::load(*flags)?, leaked))
+        }
         Command::CheckConfig(flags) => check_config(*flags),
     }
 }

@@ -225,7 +225,8 @@ impl Stage {
         println!("   {}", exchange_command(&self.url, &scene.space, self.issuer.uri()));
         println!("   {}", oauth_command(&self.url, &scene.client_id));
         println!("\n   # who got in, who did not, and why");
-        let query = "query($scope: String!) { listExchanges(scopeMrn: $scope) { exchanges { time granted reason subject } } }";
+        let query =
+            "query($scope: String!) { listExchanges(scopeMrn: $scope) { exchanges { time granted reason subject } } }";
         println!(
             "   curl {}/query -H \"Authorization: Bearer $ADMIN_TOKEN\" -H 'Content-Type: application/json' -d '{}'",
             self.url,

@@ -88,12 +88,7 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     let listener = bind("listen", settings.listen)?;
     let address = listener.local_addr()?;
 
-    let options = StoreOptions {
-        url: settings.database_url.expose_secret().to_owned(),
-        max_connections: settings.database_connections,
-    };
-    let store = Store::connect(&options).await.context("database_url")?;
-    store.migrate().await.context("the database could not be migrated")?;
+    let store = open_store(&settings).await?;
     let first_token = bootstrap(&store, settings.bootstrap_token.as_ref(), &*clock, &*entropy).await?;
     let ring = keys::load(&store, &master, &*clock, &*entropy).await?;
     let configuration = Configuration::start(store.clone()).await.context("the configuration could not be loaded")?;
@@ -128,6 +123,33 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
         running.listen(listener, monitoring::admin(Arc::clone(&running.services), metrics), None)?;
     }
     Ok(running)
+}
+
+/// `sallyport keys rotate`: works on the database alone; running servers follow within seconds.
+///
+/// # Errors
+/// When a setting, the database or the master key keeps it from happening.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn rotate_keys(settings: Settings, leaked: bool) -> Result<()> {
+    telemetry::start_logging(&settings.log, settings.log_format)?;
+    let master = master_key::load(&settings, &SystemEntropy)?;
+    let store = open_store(&settings).await?;
+    let seams = keys::Seams { clock: &SystemClock, entropy: &SystemEntropy };
+    keys::rotate_by_command(&store, &master, seams, leaked).await?;
+    store.close().await;
+    println!(
+        "{}",
+        if leaked { "the keys are replaced" } else { "the new keys are published, and sign from tomorrow on" }
+    );
+    Ok(())
+}
+
+async fn open_store(settings: &Settings) -> Result<Store> {
+    let url = settings.database_url.expose_secret().to_owned();
+    let options = StoreOptions { url, max_connections: settings.database_connections };
+    let store = Store::connect(&options).await.context("database_url")?;
+    store.migrate().await.context("the database could not be migrated")?;
+    Ok(store)
 }
 
 impl Running {

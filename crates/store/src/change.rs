@@ -19,10 +19,10 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::entity::{
-    api_token, audit_entry, configuration_change, configuration_revision, organization, provider, revoked_credential,
-    role, service_account, space, trust, trust_usage,
+    api_token, audit_entry, configuration_change, configuration_revision, organization, provider, retired_id,
+    revoked_credential, role, service_account, space, trust, trust_usage,
 };
-use crate::error::StoreError;
+use crate::error::{Constraint, StoreError};
 use crate::load::changes_of;
 use crate::store::{Store, retry};
 
@@ -33,13 +33,13 @@ const FEED_KEPT: i64 = 10_000;
 /// Writes are done in the order given: put an account before its trust, delete a trust before its account.
 #[derive(Clone, Debug)]
 pub enum Write {
-    /// Makes or replaces an organization.
+    /// Makes or replaces an organization; [`Constraint::IdRetired`] when one with this id was deleted.
     PutOrganization(Organization),
-    /// Deletes an organization; [`Constraint::InUse`](crate::Constraint::InUse) while it has spaces or roles.
+    /// Deletes an organization, for good: its id is never used again. [`Constraint::InUse`] while it has spaces or roles.
     DeleteOrganization(OrganizationId),
-    /// Makes or replaces a space.
+    /// Makes or replaces a space; [`Constraint::IdRetired`] when one with this id was deleted.
     PutSpace(Space),
-    /// Deletes a space. What belongs to it must be deleted by the same plan.
+    /// Deletes a space, for good: its id is never used again. What belongs to it must be deleted by the same plan.
     DeleteSpace(SpaceId),
     /// Makes or replaces an organization's own role.
     PutRole(Role),
@@ -47,15 +47,15 @@ pub enum Write {
     DeleteRole(OrganizationId, RoleName),
     /// Makes or replaces a service account.
     PutServiceAccount(ServiceAccount),
-    /// Deletes a service account; [`Constraint::InUse`](crate::Constraint::InUse) while trusts refer to it.
+    /// Deletes a service account; [`Constraint::InUse`] while trusts refer to it.
     DeleteServiceAccount(ServiceAccountId),
     /// Makes or replaces an API token.
     PutApiToken(ApiToken),
     /// Deletes an API token.
     DeleteApiToken(ApiTokenId),
-    /// Makes or replaces a provider; [`Constraint::ProviderExists`](crate::Constraint::ProviderExists) when its scope has another for the issuer.
+    /// Makes or replaces a provider; [`Constraint::ProviderExists`] when its scope has another for the issuer.
     PutProvider(Provider),
-    /// Deletes a provider; [`Constraint::InUse`](crate::Constraint::InUse) while trusts refer to it.
+    /// Deletes a provider; [`Constraint::InUse`] while trusts refer to it.
     DeleteProvider(ProviderId),
     /// Deletes a provider that a binding made, unless a trust is left; leaves any other provider alone.
     DeleteProviderIfUnused(ProviderId),
@@ -64,7 +64,7 @@ pub enum Write {
         /// The trust.
         trust: Trust,
         /// For bindings: [`binding_fingerprint`](crate::binding_fingerprint), of which there is one;
-        /// [`Constraint::BindingExists`](crate::Constraint::BindingExists) otherwise. `None` for other trusts.
+        /// [`Constraint::BindingExists`] otherwise. `None` for other trusts.
         binding_fingerprint: Option<[u8; 32]>,
     },
     /// Deletes a trust.
@@ -115,6 +115,9 @@ pub(crate) enum Changed {
     ApiToken(ApiTokenId),
     Provider(ProviderId),
     Trust(TrustId),
+    /// A trust was made, changed or deleted in this scope. Stands beside [`Self::Trust`], whose row may be gone: whoever
+    /// chose among the scope's trusts chose among others than there are now.
+    TrustsOf(Scope),
     Credential(CredentialId),
 }
 
@@ -128,6 +131,7 @@ impl Changed {
             Self::ApiToken(id) => ("api_token", id.to_string()),
             Self::Provider(id) => ("provider", id.to_string()),
             Self::Trust(id) => ("trust", id.to_string()),
+            Self::TrustsOf(scope) => ("trusts_of", scope.key()),
             Self::Credential(id) => ("credential", id.to_string()),
         };
         configuration_change::Model { revision, kind: kind.to_owned(), key }
@@ -146,6 +150,7 @@ impl Changed {
             "api_token" => ApiTokenId::parse(key).map(Self::ApiToken),
             "provider" => ProviderId::parse(key).map(Self::Provider),
             "trust" => TrustId::parse(key).map(Self::Trust),
+            "trusts_of" => Scope::parse_key(key).map(Self::TrustsOf),
             "credential" => CredentialId::parse(key).map(Self::Credential),
             _ => None,
         }
@@ -175,7 +180,7 @@ impl Store {
         let transaction = self.begin_write().await?;
         if writes.iter().all(|write| matches!(write, Write::Audit(_))) {
             for write in writes {
-                apply(&transaction, write).await?;
+                apply(&transaction, write, &mut BTreeSet::new()).await?;
             }
             transaction.commit().await?;
             return Ok(Committed::Unchanged);
@@ -186,7 +191,7 @@ impl Store {
         }
         let mut changed = BTreeSet::new();
         for write in writes {
-            changed.extend(apply(&transaction, write).await?);
+            apply(&transaction, write, &mut changed).await?;
         }
         let revision = base.revision() + 1;
         announce(&transaction, revision, &changed).await?;
@@ -196,7 +201,12 @@ impl Store {
     }
 }
 
-/// Moves the revision on from `from`; false when it is not there any more.
+/// Moves the revision on from `from`; false when it is not there any more. Comes before all else that recorders or other
+/// mutations may wait for, so that whoever waits here holds up nobody but those in the same queue.
+///
+/// First the row that mutations read, which lets one mutation on at a time. Then the lanes, each of which may be held by a
+/// recorder for as long as one group commit takes: see [`hold_revision`](crate::store::hold_revision). From then on no
+/// grant is committed before this transaction is.
 pub(crate) async fn advance_revision(db: &impl ConnectionTrait, from: i64) -> Result<bool, StoreError> {
     use configuration_revision::{Column, Entity, ONLY};
     let moved = Entity::update_many()
@@ -205,7 +215,11 @@ pub(crate) async fn advance_revision(db: &impl ConnectionTrait, from: i64) -> Re
         .filter(Column::Revision.eq(from))
         .exec(db)
         .await?;
-    Ok(moved.rows_affected == 1)
+    if moved.rows_affected != 1 {
+        return Ok(false);
+    }
+    Entity::update_many().col_expr(Column::Revision, Expr::val(from + 1)).filter(Column::Id.ne(ONLY)).exec(db).await?;
+    Ok(true)
 }
 
 /// Writes the rows of the change feed for `revision`, and forgets those that are old.
@@ -223,22 +237,26 @@ pub(crate) async fn announce(
     Ok(())
 }
 
-async fn apply(db: &impl ConnectionTrait, write: &Write) -> Result<Option<Changed>, StoreError> {
-    Ok(Some(match write {
+async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<Changed>) -> Result<(), StoreError> {
+    let named = match write {
         Write::PutOrganization(value) => {
+            refuse_retired(db, ORGANIZATION, value.id.as_str()).await?;
             put(db, organization::Model::of(value)).await?;
             Changed::Organization(value.id.clone())
         }
         Write::DeleteOrganization(id) => {
-            organization::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            let deleted = organization::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            retire(db, deleted.rows_affected, ORGANIZATION, id.as_str()).await?;
             Changed::Organization(id.clone())
         }
         Write::PutSpace(value) => {
+            refuse_retired(db, SPACE, value.id.as_str()).await?;
             put(db, space::Model::of(value)).await?;
             Changed::Space(value.id.clone())
         }
         Write::DeleteSpace(id) => {
-            space::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            let deleted = space::Entity::delete_by_id(id.to_string()).exec(db).await?;
+            retire(db, deleted.rows_affected, SPACE, id.as_str()).await?;
             Changed::Space(id.clone())
         }
         Write::PutRole(value) => {
@@ -288,9 +306,12 @@ async fn apply(db: &impl ConnectionTrait, write: &Write) -> Result<Option<Change
         }
         Write::PutTrust { trust, binding_fingerprint } => {
             put_trust(db, trust, *binding_fingerprint).await?;
+            changed.insert(Changed::TrustsOf(trust.scope.clone()));
             Changed::Trust(trust.id)
         }
         Write::DeleteTrust(id) => {
+            let scope = trust::Entity::find_by_id(id.0).one(db).await?.and_then(|row| Scope::parse_key(&row.scope));
+            changed.extend(scope.map(Changed::TrustsOf));
             trust_usage::Entity::delete_by_id(id.0).exec(db).await?;
             trust::Entity::delete_by_id(id.0).exec(db).await?;
             Changed::Trust(*id)
@@ -303,9 +324,33 @@ async fn apply(db: &impl ConnectionTrait, write: &Write) -> Result<Option<Change
             audit_entry::Entity::insert(audit_entry::Model::of(entry).into_active_model())
                 .exec_without_returning(db)
                 .await?;
-            return Ok(None);
+            return Ok(());
         }
-    }))
+    };
+    changed.insert(named);
+    Ok(())
+}
+
+/// The kinds of things whose ids are chosen by their creators, and named by records that outlive them.
+const ORGANIZATION: &str = "organization";
+const SPACE: &str = "space";
+
+/// Keeps the id of what was deleted from ever being used again: whoever got it would read what is recorded of its first
+/// owner.
+async fn retire(db: &impl ConnectionTrait, deleted: u64, kind: &str, id: &str) -> Result<(), StoreError> {
+    if deleted == 0 {
+        return Ok(());
+    }
+    let row = retired_id::Model { kind: kind.to_owned(), id: id.to_owned() };
+    retired_id::Entity::insert(row.into_active_model()).on_conflict_do_nothing().exec_without_returning(db).await?;
+    Ok(())
+}
+
+async fn refuse_retired(db: &impl ConnectionTrait, kind: &str, id: &str) -> Result<(), StoreError> {
+    match retired_id::Entity::find_by_id((kind.to_owned(), id.to_owned())).one(db).await? {
+        Some(_) => Err(StoreError::Conflict(Constraint::IdRetired)),
+        None => Ok(()),
+    }
 }
 
 async fn put_trust(db: &impl ConnectionTrait, value: &Trust, fingerprint: Option<[u8; 32]>) -> Result<(), StoreError> {

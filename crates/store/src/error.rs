@@ -62,6 +62,9 @@ pub enum Constraint {
     /// The scope already has a provider for this issuer.
     #[error("the scope has a provider for this issuer")]
     ProviderExists,
+    /// An organization or space with this id was deleted; ids are never used again.
+    #[error("the id was in use before")]
+    IdRetired,
     /// Something else still refers to what was to go, or what is referred to is not there (any more).
     #[error("something else refers to it")]
     InUse,
@@ -136,8 +139,11 @@ fn of_refusal(refusal: &dyn sqlx::error::DatabaseError) -> StoreError {
         _ if code.starts_with("23") || code == "19" || code == "1299" || code == "275" => {
             StoreError::Conflict(Constraint::Other)
         }
-        // Connection, resources, operator intervention, read-only after a failover; SQLite IOERR, FULL, CANTOPEN, READONLY.
-        _ if ["08", "53", "57", "58", "25006"].iter().any(|class| code.len() == 5 && code.starts_with(class)) => {
+        // Connection, resources, operator intervention, read-only after a failover, idle for too long in a transaction; SQLite IOERR, FULL, CANTOPEN, READONLY.
+        _ if ["08", "53", "57", "58", "25006", "25P03"]
+            .iter()
+            .any(|class| code.len() == 5 && code.starts_with(class)) =>
+        {
             StoreError::Unavailable(message.to_owned())
         }
         _ if code.len() < 5 && matches!(code.parse::<u32>().map(|c| c & 0xFF), Ok(8 | 10 | 13 | 14)) => {

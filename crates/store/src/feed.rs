@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
 use sallyport_domain::snapshot::Snapshot;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::AbortHandle;
@@ -25,6 +26,8 @@ const POLL: Duration = Duration::from_millis(200);
 const FRESH: Duration = Duration::from_secs(1);
 /// How long catching up may take; loading everything is part of that.
 const CATCH_UP: Duration = Duration::from_secs(120);
+/// How often revocations of credentials that have ended are forgotten.
+const FORGET: Duration = Duration::from_secs(300);
 /// How often a plan that was overtaken is made again.
 const PLANS: u32 = 16;
 
@@ -90,8 +93,7 @@ impl Configuration {
     }
 
     fn current_at(&self, now: Instant) -> Result<Arc<Snapshot>, Stale> {
-        let snapshot = self.current.load_full();
-        if now.saturating_duration_since(self.confirmed_at()) > FRESH { Err(Stale) } else { Ok(snapshot) }
+        vouched(now, || self.confirmed_at(), || self.current.load_full())
     }
 
     /// The newest configuration there is now: catches up first. Callers that ask at the same time share one read.
@@ -157,6 +159,14 @@ impl Configuration {
         Err(MutateError::Unavailable(StoreError::Contended))
     }
 
+    /// Forgets revocations of credentials that have ended by themselves before `now`; the poller does so by itself.
+    pub async fn forget_ended(&self, now: Timestamp) {
+        let _turn = self.catching_up.lock().await;
+        if let Some(next) = self.current.load().forget_ended(now) {
+            self.current.store(Arc::new(next));
+        }
+    }
+
     /// Stops following the database. The snapshot is stale a second later.
     pub fn close(&self) {
         if let Some(poller) = self.poller.get() {
@@ -192,8 +202,17 @@ impl Drop for Configuration {
     }
 }
 
+/// The snapshot, if it was confirmed lately. `confirmed` is read first: whatever is loaded afterwards is at least as new as
+/// what that vouches for. The other way round, a refresh in between would vouch for an older snapshot.
+fn vouched<T>(now: Instant, confirmed: impl FnOnce() -> Instant, load: impl FnOnce() -> T) -> Result<T, Stale> {
+    let confirmed = confirmed();
+    let snapshot = load();
+    if now.saturating_duration_since(confirmed) > FRESH { Err(Stale) } else { Ok(snapshot) }
+}
+
 async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
     let mut failing = false;
+    let mut forgot = Instant::now();
     loop {
         tokio::select! {
             () = sleep(POLL) => {}
@@ -210,6 +229,10 @@ async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
                 tracing::warn!(%error, "the configuration cannot be confirmed");
             }
             Ok(_) | Err(_) => {}
+        }
+        if forgot.elapsed() > FORGET {
+            forgot = Instant::now();
+            configuration.forget_ended(SystemClock.now()).await;
         }
     }
 }
@@ -262,6 +285,17 @@ mod tests {
         configuration.confirm(0, late);
         assert!(configuration.current_at(late + FRESH).is_ok());
         assert!(configuration.current_at(late + FRESH + Duration::from_micros(1)).is_err());
+    }
+
+    #[test]
+    fn a_refresh_in_between_cannot_vouch_for_an_older_snapshot() {
+        let began = Instant::now();
+        let now = began + FRESH * 2;
+        // The last confirmation is too old; a refresh confirms again between our two reads, whichever comes first.
+        let confirmed = std::cell::Cell::new(began);
+        let confirmed_at = || confirmed.replace(now);
+        let load = || if confirmed.replace(now) == began { "older" } else { "newer" };
+        assert_ne!(vouched(now, confirmed_at, load), Ok("older"));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
+use sallyport_domain::issuer::IssuerKey;
 use sallyport_domain::principal::{ApiToken, ServiceAccount};
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::Role;
@@ -324,6 +325,19 @@ impl Store {
         Ok(ids.into_iter().map(TrustId).collect())
     }
 
+    /// The provider of exactly this scope for this issuer; there is one at most.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn find_provider(&self, scope: &Scope, issuer: &IssuerKey) -> Result<Option<Provider>, StoreError> {
+        let row = provider::Entity::find()
+            .filter(provider::Column::Scope.eq(scope.key()))
+            .filter(provider::Column::IssuerKey.eq(issuer.as_str()))
+            .one(self.reader())
+            .await?;
+        row.map(provider::Model::read).transpose()
+    }
+
     /// How many trusts lead to this service account.
     ///
     /// # Errors
@@ -445,17 +459,19 @@ impl Store {
         Ok(exchanges_in(filter).count(self.reader()).await?)
     }
 
-    /// The credential that an exchange gave to this service account; one look-up. Whether it is revoked, or suspended with
-    /// its trust or account, is for the snapshot to say.
+    /// The credential that an exchange in exactly this scope gave to this service account; one look-up. Whether it is
+    /// revoked, or suspended with its trust or account, is for the snapshot to say.
     ///
     /// # Errors
     /// The database.
     pub async fn find_credential(
         &self,
+        scope: &Scope,
         account: ServiceAccountId,
         id: CredentialId,
     ) -> Result<Option<StoredCredential>, StoreError> {
         let row = exchange::Entity::find_by_id(id.0)
+            .filter(exchange::Column::Scope.eq(scope.key()))
             .filter(exchange::Column::ServiceAccountId.eq(account.0))
             .one(self.reader())
             .await?;

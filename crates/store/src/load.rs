@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::RoleName;
@@ -89,7 +90,7 @@ async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
         changes.push(Change::ApiToken(value.id, Some(Arc::new(value))));
     }
     for row in revoked_credential::Entity::find().all(db).await? {
-        changes.push(Change::RevokedCredential(CredentialId(row.id)));
+        changes.push(revocation(&row));
     }
     let mut snapshot = Snapshot::default().with(revision, changes);
     // These may be many: a part at a time.
@@ -140,7 +141,11 @@ pub(crate) async fn changes_of(
     for changed in changed {
         named.add(changed);
     }
-    let mut changes: Vec<Change> = named.credentials.into_iter().map(Change::RevokedCredential).collect();
+    let credentials = named.credentials.iter().map(|id| id.0);
+    // One that is not there any more has ended, and was forgotten.
+    let found =
+        by_key::<revoked_credential::Entity, _, _>(db, revoked_credential::Column::Id, credentials, |row| row.id);
+    let mut changes: Vec<Change> = found.await?.values().map(revocation).collect();
 
     let mut found = by_key::<organization::Entity, _, _>(
         db,
@@ -235,6 +240,8 @@ impl Named {
             Changed::ApiToken(id) => self.tokens.push(id),
             Changed::Provider(id) => self.providers.push(id),
             Changed::Trust(id) => drop(self.trusts.insert(id)),
+            // Its trusts are named one by one as well.
+            Changed::TrustsOf(_) => {}
             Changed::Credential(id) => self.credentials.push(id),
         }
     }
@@ -259,6 +266,10 @@ where
         found.extend(rows.into_iter().map(|row| (key_of(&row), row)));
     }
     Ok(found)
+}
+
+const fn revocation(row: &revoked_credential::Model) -> Change {
+    Change::RevokedCredential(CredentialId(row.id), Timestamp::from_micros(row.until))
 }
 
 fn compile(row: trust::Model, provider_of: impl Fn(ProviderId) -> Option<Arc<Provider>>) -> Option<CompiledTrust> {

@@ -1,25 +1,36 @@
 //! The one place that records an exchange. There is no timer: whenever the recorder is idle it takes all that is queued and
 //! commits it at once, so that a lone exchange waits for one commit and a thousand share it.
 //!
-//! In the same transaction it reads the configuration's revision. A grant decided on an older one is not written: its caller
-//! decides again. So whatever order an observer sees, no grant comes after a change that forbade it.
+//! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
+//! [`hold_revision`](crate::store::hold_revision). A grant decided on an older revision is not written when what it rests on
+//! has changed since: its caller decides again. So whatever order an observer sees, no grant comes after a change that
+//! forbade it.
+//!
+//! A grant rests on its trust, the other trusts of that scope (among which that one was chosen), the provider, the service
+//! account, the scope, its organization, and the roles which that organization defined. What else changes, above all
+//! whatever another tenant does, leaves it alone. When it cannot be told what changed, because that is too much or the feed
+//! no longer says, everything has.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sallyport_domain::entropy::SystemEntropy;
 use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
+use sallyport_domain::id::OrganizationId;
+use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{EntityTrait, IntoActiveModel, TryInsertResult};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use crate::entity::{exchange, replay_use, trust_usage};
+use crate::change::Changed;
+use crate::entity::{configuration_change, exchange, replay_use, trust_usage};
 use crate::error::StoreError;
 use crate::feed::Configuration;
-use crate::store::{Store, read_revision, retry};
+use crate::store::{Store, choose_lane, hold_revision, retry};
 
 /// Most records of one commit.
 const BATCH: usize = 512;
@@ -28,6 +39,8 @@ const COLUMNS: usize = 20;
 /// What SQLite takes in one statement; PostgreSQL takes twice that.
 const PARAMETERS: usize = 32_766;
 const _: () = assert!(BATCH * COLUMNS <= PARAMETERS);
+/// Up to how many changes of configuration are looked through for what a grant rests on.
+const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available.
 const COMMIT: Duration = Duration::from_secs(5);
 
@@ -49,7 +62,8 @@ impl Default for RecorderOptions {
 pub enum Recorded {
     /// It is durable, and visible to listings.
     Durable,
-    /// A grant decided on an older configuration: nothing was written. Refresh, and decide again.
+    /// A grant decided on an older configuration, and what it rests on has changed since: nothing was written. Refresh, and
+    /// decide again.
     Superseded,
     /// A grant for a subject token that was used before: nothing was written. Record the refusal.
     Replayed,
@@ -124,6 +138,7 @@ impl Recorder {
 }
 
 async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Receiver<Job>, closing: Arc<Notify>) {
+    let lane = choose_lane(&SystemEntropy);
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let taken = tokio::select! {
@@ -139,7 +154,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
         }
         metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));
         metrics::histogram!("sallyport_record_batch_size").record(count(taken));
-        settle(&store, &configuration, std::mem::take(&mut batch)).await;
+        settle(&store, &configuration, lane, std::mem::take(&mut batch)).await;
     }
 }
 
@@ -150,11 +165,11 @@ const fn count(n: usize) -> f64 {
 
 /// Commits the jobs and answers them all. When the database refuses the batch for what is in it, the halves are tried by
 /// themselves, so that one record cannot take its neighbours with it.
-async fn settle(store: &Store, configuration: &Configuration, jobs: Vec<Job>) {
+async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: Vec<Job>) {
     let mut batches = vec![jobs];
     while let Some(mut jobs) = batches.pop() {
         let began = Instant::now();
-        let outcome = match timeout(COMMIT, retry(|| commit(store, configuration, &jobs))).await {
+        let outcome = match timeout(COMMIT, retry(|| commit(store, configuration, lane, &jobs))).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
         };
@@ -183,18 +198,25 @@ async fn settle(store: &Store, configuration: &Configuration, jobs: Vec<Job>) {
 }
 
 /// One transaction: what became of each job, in order.
-async fn commit(store: &Store, configuration: &Configuration, jobs: &[Job]) -> Result<Vec<Recorded>, StoreError> {
+async fn commit(
+    store: &Store,
+    configuration: &Configuration,
+    lane: i64,
+    jobs: &[Job],
+) -> Result<Vec<Recorded>, StoreError> {
     let transaction = store.begin_write().await?;
     let began = Instant::now();
-    let revision = read_revision(&transaction).await?;
+    let revision = hold_revision(&transaction, lane).await?;
     configuration.confirm(revision, began);
+    let oldest = jobs.iter().filter(|job| job.record.granted).map(|job| job.revision).min();
+    let since = Since::read(&transaction, oldest.unwrap_or(revision), revision).await?;
 
     let mut seen = HashSet::new();
     let mut uses: BTreeMap<(Uuid, Vec<u8>), i64> = BTreeMap::new();
     let mut outcomes: Vec<Recorded> = jobs
         .iter()
         .map(|job| {
-            if job.record.granted && job.revision != revision {
+            if job.record.granted && since.changes_what(&job.record, job.revision) {
                 return Recorded::Superseded;
             }
             match job.replay() {
@@ -252,6 +274,53 @@ async fn commit(store: &Store, configuration: &Configuration, jobs: &[Job]) -> R
     }
     transaction.commit().await?;
     Ok(outcomes)
+}
+
+/// What has changed up to the revision of now.
+struct Since {
+    revision: i64,
+    /// `None` when it cannot be told.
+    changes: Option<Vec<(i64, Changed)>>,
+}
+
+impl Since {
+    /// What changed after `oldest`. Nothing did when that is the revision of now, as it nearly always is.
+    async fn read(db: &impl sea_orm::ConnectionTrait, oldest: i64, revision: i64) -> Result<Self, StoreError> {
+        use configuration_change::{Column, Entity};
+        if oldest == revision {
+            return Ok(Self { revision, changes: Some(Vec::new()) });
+        }
+        let rows = Entity::find().filter(Column::Revision.gt(oldest)).limit(CHANGES + 1).all(db).await?;
+        let revisions: BTreeSet<i64> = rows.iter().map(|row| row.revision).collect();
+        let complete = u64::try_from(rows.len()).is_ok_and(|rows| rows <= CHANGES)
+            && i64::try_from(revisions.len()) == Ok(revision - oldest);
+        let changes = rows.iter().map(|row| Some((row.revision, Changed::parse(&row.kind, &row.key)?))).collect();
+        Ok(Self { revision, changes: if complete { changes } else { None } })
+    }
+
+    /// Whether something that the grant rests on changed after `decided_on`.
+    fn changes_what(&self, grant: &ExchangeRecord, decided_on: i64) -> bool {
+        decided_on != self.revision
+            && self.changes.as_ref().is_none_or(|changes| {
+                changes.iter().any(|(revision, changed)| *revision > decided_on && rests_on(grant, changed))
+            })
+    }
+}
+
+/// Whether the grant rests on what changed. What a record does not name, it might rest on.
+fn rests_on(grant: &ExchangeRecord, changed: &Changed) -> bool {
+    let organization =
+        |id: &OrganizationId| grant.scope != Scope::Platform && grant.organization.as_ref().is_none_or(|own| own == id);
+    match changed {
+        Changed::Trust(id) => grant.trust.is_none_or(|own| own == *id),
+        Changed::TrustsOf(scope) => grant.scope == *scope,
+        Changed::Provider(id) => grant.provider.is_none_or(|own| own == *id),
+        Changed::ServiceAccount(id) => grant.service_account.is_none_or(|own| own == *id),
+        Changed::Space(id) => matches!(&grant.scope, Scope::Space(own) if own == id),
+        Changed::Organization(id) | Changed::Role(id, _) => organization(id),
+        // The credential of a grant is new, and no grant comes from an API token.
+        Changed::Credential(_) | Changed::ApiToken(_) => false,
+    }
 }
 
 /// Marks the tokens as used; answers those that were not before.

@@ -6,10 +6,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sallyport_domain::entropy::Entropy;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
-    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    IsolationLevel, QuerySelect, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use tokio::time::timeout;
 
@@ -26,6 +27,8 @@ const BUSY_SQLITE: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(2);
 /// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
 const FEED_CONNECTIONS: u32 = 2;
+/// How long a PostgreSQL transaction may do nothing: a process that was stopped in the middle holds no lock for longer.
+const IDLE_POSTGRES: &str = "15s";
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -152,9 +155,36 @@ impl Store {
 
 pub(crate) async fn read_revision(db: &impl sea_orm::ConnectionTrait) -> Result<i64, StoreError> {
     let row = configuration_revision::Entity::find_by_id(configuration_revision::ONLY).one(db).await?;
+    revision_of(row, configuration_revision::ONLY)
+}
+
+/// The revision, which then stays as it is until this transaction ends: a mutation that is in flight is waited for, and a
+/// later one waits for us. To come first in a transaction. (SQLite's write transactions come one after another anyhow; the
+/// query builder leaves the clause out there.)
+///
+/// Each recorder holds one lane of its own choice, and a mutation updates them all. That is so because PostgreSQL lets a
+/// shared lock in beside other shared locks even while someone waits to update the row: with one row and `FOR SHARE`, the
+/// overlapping commits of a few busy replicas could keep a mutation, such as the one that disables a trust, waiting for
+/// ever. Exclusive locks queue: a mutation waits in each lane for the commit under way, and for those that were in the queue
+/// before it, never for those that come later. Recorders that happen to share a lane take turns; nothing else changes for
+/// them. There is no deadlock: recorders hold one lane, mutations let each other on by the first row, and both take these
+/// rows before they touch anything else that the other writes.
+pub(crate) async fn hold_revision(db: &impl sea_orm::ConnectionTrait, lane: i64) -> Result<i64, StoreError> {
+    let row = configuration_revision::Entity::find_by_id(lane).lock_exclusive().one(db).await?;
+    revision_of(row, lane)
+}
+
+/// A lane to hold, at random.
+pub(crate) fn choose_lane(entropy: &impl Entropy) -> i64 {
+    let mut byte = [0];
+    entropy.fill(&mut byte);
+    configuration_revision::ONLY + 1 + i64::from(byte[0]) % sallyport_migrations::REVISION_LANES
+}
+
+fn revision_of(row: Option<configuration_revision::Model>, id: i64) -> Result<i64, StoreError> {
     row.map(|row| row.revision).ok_or_else(|| StoreError::Corrupt {
         table: "configuration_revision",
-        id: configuration_revision::ONLY.to_string(),
+        id: id.to_string(),
         what: "the row is missing".into(),
     })
 }
@@ -206,7 +236,14 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
 
 async fn open_postgres(url: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
     let mut options = quiet(url, connections, ACQUIRE_POSTGRES);
-    options.map_sqlx_postgres_opts(|postgres| postgres.application_name("sallyport"));
+    // With the connection's first message, and so before anything can be written: whatever a role, a database or the server
+    // has for a default, a commit that was answered is on disk. A pooler that cannot pass these on must be told to, or
+    // refuses; it is better not to start than to promise what does not hold.
+    options.map_sqlx_postgres_opts(|postgres| {
+        postgres
+            .application_name("sallyport")
+            .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", IDLE_POSTGRES)])
+    });
     Ok(Database::connect(options).await?)
 }
 
@@ -230,5 +267,49 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     match options.open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         made => made.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_testkit::Postgres;
+    use sea_orm::{ConnectionTrait, Statement};
+
+    use super::*;
+
+    async fn setting(connection: &DatabaseConnection, name: &str) -> String {
+        let statement = Statement::from_string(DbBackend::Postgres, format!("SHOW {name}"));
+        connection.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn commits_are_on_disk_whatever_postgres_has_for_a_default() {
+        let server = Postgres::shared().unwrap();
+        let database = server.create_random_database("store").unwrap();
+        for whose in [format!("DATABASE {database}"), format!("ROLE postgres IN DATABASE {database}")] {
+            server.sql(&database, &format!("ALTER {whose} SET synchronous_commit = off")).unwrap();
+        }
+        let url = server.url(&database);
+        let default = Database::connect(&url).await.unwrap();
+        assert_eq!(setting(&default, "synchronous_commit").await, "off", "there has to be something to withstand");
+        // Nor what the URL says.
+        let url = format!("{url}?options[synchronous_commit]=off");
+        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        for pool in [&store.0.writer, &store.0.reader, &store.0.feed] {
+            assert_eq!(setting(pool, "synchronous_commit").await, "on");
+            assert_eq!(setting(pool, "idle_in_transaction_session_timeout").await, IDLE_POSTGRES);
+        }
+    }
+
+    #[test]
+    fn every_lane_is_chosen_and_no_other() {
+        struct Fixed(u8);
+        impl Entropy for Fixed {
+            fn fill(&self, buffer: &mut [u8]) {
+                buffer.fill(self.0);
+            }
+        }
+        let chosen: std::collections::BTreeSet<i64> = (0..=255).map(|byte| choose_lane(&Fixed(byte))).collect();
+        assert_eq!(chosen, (2..=1 + sallyport_migrations::REVISION_LANES).collect());
     }
 }

@@ -103,9 +103,14 @@ impl World {
         Self { services, issuer, github, api, _folder: folder }
     }
 
+    /// Sends any request; the answer as it comes.
+    pub(crate) async fn raw(&self, request: Request<Body>) -> axum::response::Response {
+        self.api.clone().oneshot(request).await.unwrap()
+    }
+
     /// Sends any request.
     pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
-        let response = self.api.clone().oneshot(request).await.unwrap();
+        let response = self.raw(request).await;
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into())))

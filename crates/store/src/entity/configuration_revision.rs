@@ -1,4 +1,4 @@
-//! The revision of all configuration: one row.
+//! The revision of all configuration. One row is what is read; the others, the lanes, repeat it for the recorders to hold.
 
 use sea_orm::entity::prelude::*;
 
@@ -15,5 +15,5 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// The id of the one row.
+/// The id of the row that is read; the lanes follow it.
 pub const ONLY: i64 = 1;

@@ -10,6 +10,7 @@ pub mod installation;
 pub mod organization;
 pub mod provider;
 pub mod replay_use;
+pub mod retired_id;
 pub mod revoked_credential;
 pub mod role;
 pub mod service_account;

@@ -1,0 +1,469 @@
+//! What reviews of this surface found: each finding with the test that keeps it fixed.
+
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+mod common;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use common::{OWNER, World, role_mrn};
+use sallyport_credentials::access_token::{AccessTokenClaims, WifClaims};
+use sallyport_domain::clock::Timestamp;
+use sallyport_domain::id::{CredentialId, OrganizationId};
+use sallyport_domain::role::RoleName;
+use sallyport_graphql::GraphqlOptions;
+use sallyport_store::{MutateError, StoreError, Write};
+use serde_json::{Value, json};
+
+/// What a field of an answer says.
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("text, not {value}")).to_owned()
+}
+
+async fn account(world: &World, scope: &str, role: &str, valid_until: Option<&str>) -> String {
+    let made = world
+        .run(
+            "mutation($s: String!, $r: String!, $u: String) { createServiceAccount(input: {scopeMrn: $s, name: \"a\", roles: [{mrn: $r}], validUntil: $u}) { mrn } }",
+            json!({ "s": scope, "r": role, "u": valid_until }),
+        )
+        .await;
+    text(&made["createServiceAccount"]["mrn"])
+}
+
+async fn provider(world: &World, scope: &str) -> String {
+    let made = world
+        .run(
+            "mutation($s: String!, $i: String!) { createWIFProvider(input: {scopeMrn: $s, name: \"ci\", kind: CUSTOM_OIDC, issuerUri: $i}) { provider { mrn } } }",
+            json!({ "s": scope, "i": world.issuer.uri() }),
+        )
+        .await;
+    text(&made["createWIFProvider"]["provider"]["mrn"])
+}
+
+async fn trust(world: &World, account: &str, provider: &str) -> String {
+    let made = world
+        .run(
+            "mutation($a: String!, $p: String!) { createWIFTrust(input: {serviceAccountMrn: $a, providerMrn: $p, name: \"t\", subject: \"robot\"}) { trust { mrn } } }",
+            json!({ "a": account, "p": provider }),
+        )
+        .await;
+    text(&made["createWIFTrust"]["trust"]["mrn"])
+}
+
+/// The access token that an exchange through this trust would have given.
+fn access_token(world: &World, account: &str, trust: &str, role: &str) -> String {
+    let services = &world.services;
+    let now = services.now().seconds();
+    let claims = AccessTokenClaims {
+        iss: services.installation.public_url.clone(),
+        sub: account.to_owned(),
+        aud: services.installation.public_url.clone(),
+        client_id: String::new(),
+        scope: String::new(),
+        iat: now,
+        exp: now + 600,
+        jti: CredentialId(services.new_id()),
+        roles: vec![role.to_owned()],
+        wif: WifClaims {
+            issuer: world.issuer.uri().to_owned(),
+            subject: "robot".into(),
+            provider: String::new(),
+            trust: trust.to_owned(),
+        },
+        c1wfc: std::collections::BTreeMap::new(),
+    };
+    services.keys.load().sign_access_token(&claims).unwrap()
+}
+
+/// A role of an organization's own.
+async fn role(world: &World, organization: &str, name: &str, permissions: &[&str]) -> String {
+    let made = world
+        .run(
+            "mutation($o: String!, $n: String!, $p: [String!]!) { createRole(input: {orgMrn: $o, name: $n, permissions: $p}) { mrn } }",
+            json!({ "o": organization, "n": name, "p": permissions }),
+        )
+        .await;
+    text(&made["createRole"]["mrn"])
+}
+
+/// Secret and MRN of an API token.
+async fn token(world: &World, scope: &str, role: &str) -> (String, String) {
+    let made = world
+        .run(
+            "mutation($s: String!, $r: String!) { generateAPIToken(input: {name: \"t\", scopeMrn: $s, roles: [{mrn: $r}]}) { token mrn } }",
+            json!({ "s": scope, "r": role }),
+        )
+        .await["generateAPIToken"]
+        .take();
+    (text(&made["token"]), text(&made["mrn"]))
+}
+
+const ACCOUNTS: &str = "query($s: String!) { listServiceAccounts(scopeMrn: $s) { totalCount } }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h1_a_document_of_spreads_without_fields_is_refused_before_the_engine_sees_it() {
+    let world = World::new().await;
+    let mut bomb = String::from("{...f0}");
+    for i in 0..28 {
+        bomb += &format!(" fragment f{i} on Query{{...f{0} ...f{0} ...f{0}}}", i + 1);
+    }
+    for last in ["", " fragment f28 on Query{...nope}", " fragment f28 on Query{...f0}"] {
+        assert_eq!(world.refused(&format!("{bomb}{last}"), json!({})).await, "INVALID_ARGUMENT query");
+    }
+    let known = format!("{bomb} fragment f28 on Query{{__typename}}");
+    assert_eq!(world.refused(&known, json!({})).await, "RESOURCE_EXHAUSTED ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h2_who_is_gone_does_nothing_more_in_the_same_request() {
+    let world = World::new().await;
+    let (organization, space) = world.space("acme-org", "acme-space").await;
+    let (secret, mrn) = token(&world, &space, &role_mrn("owner")).await;
+    let answer = world
+        .run_as(
+            &secret,
+            "mutation($t: String!, $s: String!) {
+                first: deleteAPIToken(input: {mrn: $t}) { mrn }
+                second: createServiceAccount(input: {scopeMrn: $s, name: \"x\"}) { mrn }
+                third: generateAPIToken(input: {scopeMrn: $s, name: \"x\"}) { mrn }
+                fourth: createWIFProvider(input: {scopeMrn: $s, name: \"x\", kind: AWS_STS}) { provider { mrn } }
+                fifth: createWIFAuthBinding(input: {scopeMrn: $s, name: \"x\", issuerUri: \"https://127.0.0.1:1\", subject: \"x\"}) { binding { mrn } }
+            }",
+            json!({ "t": mrn, "s": space }),
+        )
+        .await;
+    assert_eq!(answer["data"]["first"]["mrn"], mrn, "{answer}");
+    let errors = answer["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 4, "{answer}");
+    for error in errors {
+        assert_eq!(error["extensions"]["code"], "UNAUTHENTICATED", "{answer}");
+    }
+    assert_eq!(world.run(ACCOUNTS, json!({ "s": space })).await["listServiceAccounts"]["totalCount"], 0);
+    // Nor in the rest of its batch, by reading.
+    let (secret, mrn) = token(&world, &space, &role_mrn("owner")).await;
+    let batch = json!([
+        { "query": "mutation($t: String!) { deleteAPIToken(input: {mrn: $t}) { mrn } }", "variables": { "t": mrn } },
+        { "query": "{ viewer { mrn } }" },
+        { "query": "query($s: String!) { getSpace(mrn: $s) { mrn } }", "variables": { "s": space } },
+    ]);
+    let answers = world.post(&secret, &batch).await;
+    assert!(answers[0].get("errors").is_none(), "{answers}");
+    for answer in &answers.as_array().unwrap()[1..] {
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{answer}");
+    }
+    // And who has less does less.
+    let own =
+        role(&world, &organization, "keeper", &["roles.read", "roles.manage", "spaces.create", "scopes.read"]).await;
+    let (secret, _) = token(&world, &organization, &own).await;
+    let answer = world
+        .run_as(
+            &secret,
+            "mutation($r: String!, $o: String!) {
+                first: updateRole(input: {mrn: $r, permissions: [\"roles.manage\", \"roles.read\", \"scopes.read\"]}) { mrn }
+                second: createSpace(input: {name: \"x\", orgMrn: $o}) { mrn }
+            }",
+            json!({ "r": own, "o": organization }),
+        )
+        .await;
+    assert_eq!(answer["data"]["first"]["mrn"], own, "{answer}");
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "PERMISSION_DENIED", "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
+    let world = World::new().await;
+    let (organization, _) = world.space("acme-org", "acme-space").await;
+    let all = [
+        "apitokens.read",
+        "apitokens.manage",
+        "serviceaccounts.read",
+        "serviceaccounts.manage",
+        "roles.read",
+        "roles.manage",
+        "scopes.read",
+    ];
+    let plain = role(&world, &organization, "workload", &all).await;
+    let trusted = role(&world, &organization, "trusted", &[&all[..], &["federation.byworkload"]].concat()).await;
+    let provider = provider(&world, &organization).await;
+    let target = account(&world, &organization, &plain, None).await;
+    for (role, allowed) in [(&plain, false), (&trusted, true)] {
+        let account = account(&world, &organization, role, None).await;
+        let trust = trust(&world, &account, &provider).await;
+        let bearer = access_token(&world, &account, &trust, role);
+        for (document, variables) in [
+            (
+                "mutation($s: String!) { generateAPIToken(input: {scopeMrn: $s, name: \"x\"}) { mrn } }",
+                json!({ "s": organization }),
+            ),
+            (
+                "mutation($s: String!, $r: String!) { createServiceAccount(input: {scopeMrn: $s, name: \"x\", roles: [{mrn: $r}]}) { mrn } }",
+                json!({ "s": organization, "r": role }),
+            ),
+            (
+                "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { mrn } }",
+                json!({ "a": target }),
+            ),
+            (
+                "mutation($s: String!) { createRole(input: {orgMrn: $s, name: \"another\", permissions: [\"roles.read\"]}) { mrn } }",
+                json!({ "s": organization }),
+            ),
+            ("mutation($r: String!) { updateRole(input: {mrn: $r, title: \"x\"}) { mrn } }", json!({ "r": role })),
+        ] {
+            let answer = world.run_as(&bearer, document, variables).await;
+            let code = &answer["errors"][0]["extensions"]["code"];
+            if allowed {
+                assert!(code.is_null(), "{document}\n{answer}");
+            } else {
+                assert_eq!(code, "PERMISSION_DENIED", "{document}\n{answer}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m7_ten_evaluations_fit_into_a_request_and_only_for_who_may_simulate() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let evaluate = |n: usize| {
+        let fields: String = (0..n)
+            .map(|i| format!("a{i}: testWIFCondition(expression: \"claims.sub == 'x'\", claims: {{sub: \"x\"}}) {{ matched error cost }} "))
+            .collect();
+        format!("{{ {fields} }}")
+    };
+    assert_eq!(world.run(&evaluate(10), json!({})).await["a9"]["matched"], true);
+    assert_eq!(world.refused(&evaluate(11), json!({})).await, "RESOURCE_EXHAUSTED ");
+    let simulate = |n: usize| {
+        let fields: String =
+            (0..n).map(|i| format!("a{i}: simulateExchange(input: {{claims: {{}}}}) {{ granted }} ")).collect();
+        format!("{{ {fields} }}")
+    };
+    assert_eq!(world.run(&simulate(10), json!({})).await["a9"]["granted"], false);
+    assert_eq!(world.refused(&simulate(11), json!({})).await, "RESOURCE_EXHAUSTED ");
+    let agent = world.token(&space, "agent").await;
+    assert_eq!(world.refused_as(&agent, &evaluate(1), json!({})).await.0, "PERMISSION_DENIED");
+    let viewer = world.token(&space, "viewer").await;
+    assert!(world.run_as(&viewer, &evaluate(1), json!({})).await.get("errors").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m13_a_request_counts_a_few_lists_and_not_hundreds() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let counts = |n: usize| {
+        let fields: String =
+            (0..n).map(|i| format!("a{i}: listServiceAccounts(scopeMrn: $s, first: 1) {{ totalCount }} ")).collect();
+        format!("query($s: String!) {{ {fields} }}")
+    };
+    world.run(&counts(11), json!({ "s": space })).await;
+    assert_eq!(world.refused(&counts(12), json!({ "s": space })).await, "RESOURCE_EXHAUSTED ");
+    // Within one list, and behind a fragment, each is paid too.
+    let inside: String = (0..12).map(|i| format!("a{i}: totalCount ")).collect();
+    let document = format!("query($s: String!) {{ listServiceAccounts(scopeMrn: $s, first: 1) {{ {inside} }} }}");
+    assert_eq!(world.refused(&document, json!({ "s": space })).await, "RESOURCE_EXHAUSTED ");
+    let document = format!(
+        "query($s: String!) {{ listExchanges(scopeMrn: $s, first: 1) {{ ...c }} }} fragment c on ListExchangesPayload {{ {inside} }}"
+    );
+    assert_eq!(world.refused(&document, json!({ "s": space })).await, "RESOURCE_EXHAUSTED ");
+    // The largest pages with everything there is, and the count.
+    for (list, fields) in [
+        (
+            "listWIFAuthBindings",
+            "bindings { mrn name description scope roles expiration issuerUri subject mappings { key value } allowedAudiences
+                createdAt createdBy lastUsed condition sourceCidrs clientId serviceAccountMrn providerMrn disabled warnings
+                config { universeDomain type audience subjectTokenType scopes issuerUri } }",
+        ),
+        (
+            "listExchanges",
+            "exchanges { reference time granted reason protocol scopeMrn trustMrn providerMrn serviceAccountMrn issuerUri subject
+                sourceIp credentialMrn credentialExpiresAt checks { name outcome expected actual detail } }",
+        ),
+    ] {
+        for first in [500, 1_000] {
+            let document = format!(
+                "query($s: String!) {{ {list}(scopeMrn: $s, first: {first}) {{ {fields} totalCount pageInfo {{ hasNextPage endCursor }} }} }}"
+            );
+            assert_eq!(world.run(&document, json!({ "s": space })).await[list]["totalCount"], 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l8_an_id_token_does_not_outlive_the_account_it_speaks_of() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let end = world.services.now().plus_seconds(120);
+    let end = Timestamp::from_seconds(end.seconds()).to_rfc3339();
+    let account = account(&world, &space, &role_mrn("agent"), Some(&end)).await;
+    let made = world
+        .run(
+            "mutation($a: String!) { generateIDToken(input: {audience: \"x\", serviceAccountMrn: $a, expiration: 3600}) { expiresAt token } }",
+            json!({ "a": account }),
+        )
+        .await["generateIDToken"]
+        .take();
+    assert_eq!(made["expiresAt"], end);
+    let services = &world.services;
+    let claims = services
+        .keys
+        .load()
+        .verify_id_token(&text(&made["token"]), &services.installation.public_url, services.now())
+        .unwrap();
+    assert_eq!(Timestamp::from_seconds(claims.exp).to_rfc3339(), end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l9_no_roles_at_all_are_not_all_roles() {
+    let world = World::new().await;
+    let made = "mutation($r: [RoleInput!]) { generateAPIToken(input: {name: \"x\", roles: $r}) { apiToken { roles { mrn } } } }";
+    assert_eq!(world.refused(made, json!({ "r": [] })).await, "INVALID_ARGUMENT roles");
+    for left_out in [json!({}), json!({ "r": null })] {
+        let token = world.run(made, left_out).await["generateAPIToken"]["apiToken"].take();
+        assert_eq!(token["roles"], json!([{ "mrn": role_mrn("owner") }]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l12_what_holds_a_role_that_is_gone_is_not_passed_on() {
+    let world = World::new().await;
+    let (organization, space) = world.space("acme-org", "acme-space").await;
+    let ghost = role(&world, &organization, "ghost", &["agent.report"]).await;
+    let account = account(&world, &space, &ghost, None).await;
+    let provider = provider(&world, &space).await;
+    let trust = trust(&world, &account, &provider).await;
+    // The API refuses to delete a role that is given; the database of an older version may hold such an account.
+    let (id, name) = (OrganizationId::parse("acme-org").unwrap(), RoleName::parse("ghost").unwrap());
+    let gone = world
+        .services
+        .configuration
+        .mutate(|_| -> Result<_, MutateError<StoreError>> {
+            Ok((vec![Write::DeleteRole(id.clone(), name.clone())], ()))
+        })
+        .await;
+    assert!(gone.is_ok());
+    for (document, variables) in [
+        (
+            "mutation($a: String!, $p: String!) { createWIFTrust(input: {serviceAccountMrn: $a, providerMrn: $p, name: \"x\", subject: \"mallory\"}) { trust { mrn } } }",
+            json!({ "a": account, "p": provider }),
+        ),
+        (
+            "mutation($t: String!) { updateWIFTrust(input: {mrn: $t, subject: \"mallory\"}) { trust { mrn } } }",
+            json!({ "t": trust }),
+        ),
+        (
+            "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { mrn } }",
+            json!({ "a": account }),
+        ),
+        (
+            "mutation($a: String!) { generateIDToken(input: {audience: \"x\", serviceAccountMrn: $a}) { token } }",
+            json!({ "a": account }),
+        ),
+    ] {
+        let (code, _, message) = world.refused_as(OWNER, document, variables).await;
+        assert_eq!(code, "FAILED_PRECONDITION", "{document}");
+        assert!(message.contains(&ghost), "{message}");
+    }
+    let new = "mutation($s: String!, $r: String!) { createServiceAccount(input: {scopeMrn: $s, name: \"x\", roles: [{mrn: $r}]}) { mrn } }";
+    assert_eq!(world.refused(new, json!({ "s": space, "r": ghost })).await, "INVALID_ARGUMENT roles[0]");
+    // It can always go.
+    world
+        .run(
+            "mutation($s: String!, $a: [String!]!) { deleteServiceAccounts(input: {scopeMrn: $s, mrns: $a}) { mrns } }",
+            json!({ "s": space, "a": [account] }),
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l14_graphiql_comes_out_of_the_program_and_talks_to_nobody_else() {
+    let world = World::new().await;
+    let get = |path: String| Request::get(path).header("accept", "text/html,*/*").body(Body::empty()).unwrap();
+    let page = world.raw(get("/graphql".into())).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    let policy = page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+    assert!(!policy.contains("http") && !policy.contains("unsafe-eval"), "{policy}");
+    for (file, kind) in [
+        ("react-18.3.1.min.js", "text/javascript; charset=utf-8"),
+        ("react-dom-18.3.1.min.js", "text/javascript; charset=utf-8"),
+        ("graphiql-2.4.7.min.js", "text/javascript; charset=utf-8"),
+        ("graphiql-2.4.7.min.css", "text/css; charset=utf-8"),
+    ] {
+        let found = world.raw(get(format!("/graphql/{file}"))).await;
+        assert_eq!((found.status(), found.headers()[header::CONTENT_TYPE].to_str().unwrap()), (StatusCode::OK, kind));
+        assert_eq!(found.headers()[header::CACHE_CONTROL], "public, max-age=31536000, immutable");
+    }
+    assert_eq!(world.raw(get("/graphql/Cargo.toml".into())).await.status(), StatusCode::NOT_FOUND);
+    // Switched off, there is none of it.
+    let world = World::with(GraphqlOptions { introspection: true, graphiql: false }).await;
+    assert_eq!(world.raw(get("/graphql".into())).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(world.raw(get("/graphql/react-18.3.1.min.js".into())).await.status(), StatusCode::NOT_FOUND);
+}
+
+/// M12: what was issued while the revocation waited for its turn ends with the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn m12_revocation_counts_from_when_it_is_done() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let account = account(&world, &space, &role_mrn("viewer"), None).await;
+    let provider = provider(&world, &space).await;
+    let trust = trust(&world, &account, &provider).await;
+    let revoke = "mutation($m: String!) { revokeCredentials(mrn: $m) { mrn } }";
+    let began = world.services.now().seconds();
+    // Somebody else's change holds the lock for two seconds, while a token is issued.
+    let configuration = std::sync::Arc::clone(&world.services.configuration);
+    let (held, holds) = tokio::sync::oneshot::channel();
+    let mut held = Some(held);
+    let other = tokio::spawn(async move {
+        let plan = |_: &_| -> Result<_, ()> {
+            held.take().map(|held| held.send(()));
+            std::thread::sleep(std::time::Duration::from_millis(2_100));
+            Ok((Vec::new(), ()))
+        };
+        configuration.mutate(plan).await.is_ok()
+    });
+    holds.await.unwrap();
+    world.run(revoke, json!({ "m": trust })).await;
+    assert!(other.await.unwrap());
+    let snapshot = world.services.configuration.refresh().await.unwrap();
+    let Some(sallyport_domain::mrn::Resource::Trust(_, id)) = world.services.installation.mrns.parse(&trust) else {
+        panic!("{trust}");
+    };
+    let from = snapshot.trust(id).unwrap().trust().credentials_not_before.unwrap();
+    assert!(from.seconds() >= began + 2, "{from:?}");
+}
+
+/// Access tokens carry the MRN of the trust in a binding; whoever looks it up finds it under either name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_is_found_by_the_mrn_of_its_trust_and_the_other_way_round() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let made = world
+        .run(
+            "mutation($s: String!, $i: String!) { createWIFAuthBinding(input: {scopeMrn: $s, name: \"b\", issuerUri: $i, subject: \"robot\"}) { binding { mrn } } }",
+            json!({ "s": space, "i": world.issuer.uri() }),
+        )
+        .await;
+    let binding = text(&made["createWIFAuthBinding"]["binding"]["mrn"]);
+    let trust = binding.replace("/wifbindings/", "/wiftrusts/");
+    for mrn in [&binding, &trust] {
+        let found = world
+            .run(
+                "query($m: String!) { getWIFAuthBinding(mrn: $m) { binding { mrn } } getWIFTrust(mrn: $m) { trust { mrn bindingMrn } } }",
+                json!({ "m": mrn }),
+            )
+            .await;
+        assert_eq!(found["getWIFAuthBinding"]["binding"]["mrn"], binding);
+        assert_eq!(found["getWIFTrust"]["trust"], json!({ "mrn": trust, "bindingMrn": binding }));
+    }
+    // A trust of its own is no binding, under whatever name.
+    let account = account(&world, &space, &role_mrn("viewer"), None).await;
+    let provider = world
+        .run("query($s: String!) { listWIFProviders(scopeMrn: $s) { providers { mrn } } }", json!({ "s": space }))
+        .await["listWIFProviders"]["providers"][0]["mrn"]
+        .take();
+    let other = self::trust(&world, &account, &text(&provider)).await;
+    for mrn in [&other, &other.replace("/wiftrusts/", "/wifbindings/")] {
+        let find = "query($m: String!) { getWIFAuthBinding(mrn: $m) { binding { mrn } } }";
+        assert_eq!(world.refused(find, json!({ "m": mrn })).await, "NOT_FOUND ");
+    }
+}

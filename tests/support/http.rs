@@ -1,0 +1,104 @@
+//! A plain HTTP client and its answers.
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+/// A client that trusts `ca` (PEM) besides the usual roots, follows no redirect and uses no proxy.
+#[expect(clippy::disallowed_methods, reason = "the workload's and the admin's side: outside the server under test")]
+pub(crate) fn client(ca: Option<&str>) -> reqwest::Client {
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    if let Some(pem) = ca {
+        builder = builder.tls_certs_only([reqwest::Certificate::from_pem(pem.as_bytes()).expect("a certificate")]);
+    } else {
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().expect("a client")
+}
+
+/// An answer, read to its end.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    /// The body.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// Sends the request.
+    pub(crate) async fn to(request: reqwest::RequestBuilder) -> Self {
+        let answer = request.send().await.expect("an answer");
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = answer.bytes().await.expect("a whole body").to_vec();
+        Self { status, headers, body }
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// A header, or the empty string.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The reference of an exchange: in the header, and nowhere else a different one.
+    pub(crate) fn reference(&self) -> String {
+        let reference = self.header("x-sallyport-reference").to_owned();
+        assert_eq!(reference.len(), 36, "every answer of an exchange names its reference: {self:?}");
+        assert!(!self.header("x-request-id").is_empty(), "every answer carries a request id: {self:?}");
+        reference
+    }
+
+    /// Everything a caller can see of a refusal but what must differ: ids and the date.
+    pub(crate) fn without_reference(&self) -> String {
+        let reference = self.reference();
+        let mut lines = vec![self.status.to_string()];
+        for (name, value) in &self.headers {
+            if !["x-request-id", "x-sallyport-reference", "date"].contains(&name.as_str()) {
+                lines.push(format!("{name}: {}", value.to_str().unwrap_or("?")));
+            }
+        }
+        lines.push(self.text().replace(&reference, "REFERENCE"));
+        lines.join("\n")
+    }
+}
+
+/// An `application/x-www-form-urlencoded` body.
+pub(crate) fn form(fields: &[(&str, &str)]) -> String {
+    serde_urlencoded::to_string(fields).expect("a form")
+}
+
+/// A POST with exactly these headers and those that HTTP/1.1 itself demands: libraries add an `Accept` of their own.
+pub(crate) async fn bare_post(base: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let host = base.strip_prefix("http://").expect("plain HTTP");
+    let mut head =
+        format!("POST /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = tokio::net::TcpStream::connect(host).await.expect("a connection");
+    stream.write_all(format!("{head}\r\n").as_bytes()).await.expect("the head is taken");
+    stream.write_all(body).await.expect("the body is taken");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an answer");
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8(answer[..end].to_vec()).expect("a head in ASCII");
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        let name = reqwest::header::HeaderName::from_bytes(name.as_bytes()).expect("a header name");
+        headers.append(name, value.parse().expect("a header value"));
+    }
+    Reply { status, headers, body: answer[end + 4..].to_vec() }
+}
