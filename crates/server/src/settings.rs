@@ -111,7 +111,7 @@ pub(crate) struct Source {
     #[arg(long, env = "SALLYPORT_GRAPHQL_INTROSPECTION", value_name = "true|false")]
     #[serde(deserialize_with = "scalar")]
     graphql_introspection: Option<String>,
-    /// Log filter, as of the tracing crate, such as info or sallyport_gateway=debug [default: info]
+    /// Log filter, as of the tracing crate, such as info or sallyport_gateway=debug [default: info,sea_orm_migration=warn]
     #[arg(long, env = "SALLYPORT_LOG", value_name = "FILTER")]
     #[serde(deserialize_with = "scalar")]
     log: Option<String>,
@@ -323,7 +323,7 @@ impl Settings {
                 "false" => false,
                 other => bail!("graphql_introspection: must be true or false, not '{other}'"),
             },
-            log: source.log.unwrap_or_else(|| "info".into()),
+            log: source.log.unwrap_or_else(|| "info,sea_orm_migration=warn".into()),
             log_format,
         })
     }

@@ -301,6 +301,44 @@ mod tests {
         }
     }
 
+    /// So that recorders, whose commits may overlap without a gap, cannot starve it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_recorder_that_comes_later_waits_behind_a_mutation() {
+        let server = Postgres::shared().unwrap();
+        let url = server.url(&server.create_random_database("store").unwrap());
+        let store = Store::connect(&StoreOptions { url, max_connections: 16 }).await.unwrap();
+        store.migrate().await.unwrap();
+        let waiting = async |wanted: i64| loop {
+            let sql =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let row = store.reader().query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+            if row.unwrap().try_get_by_index::<i64>(0).unwrap() == wanted {
+                break;
+            }
+        };
+        let hold = |store: Store| async move {
+            let group = store.begin_write().await.unwrap();
+            let revision = hold_revision(&group, 2).await.unwrap();
+            (group, revision)
+        };
+        let (first, revision) = hold(store.clone()).await;
+        assert_eq!(revision, 0);
+        let mutation = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mutation = store.begin_write().await.unwrap();
+                assert!(crate::change::advance_revision(&mutation, 0).await.unwrap());
+                mutation.commit().await.unwrap();
+            }
+        });
+        waiting(1).await;
+        let later = tokio::spawn(hold(store.clone()));
+        timeout(Duration::from_secs(10), waiting(2)).await.expect("a later recorder was let in before the mutation");
+        first.commit().await.unwrap();
+        mutation.await.unwrap();
+        assert_eq!(later.await.unwrap().1, 1);
+    }
+
     #[test]
     fn every_lane_is_chosen_and_no_other() {
         struct Fixed(u8);

@@ -1123,7 +1123,7 @@ async fn a_mutation_waits_for_a_group_commit_in_flight() {
     );
 }
 
-/// Replicas whose group commits overlap without a gap. (Shared locks on one row would let this go on for seconds.)
+/// Replicas that commit group after group. (`a_recorder_that_comes_later_waits_behind_a_mutation` has the mechanism.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn continuous_group_commits_do_not_starve_a_mutation() {
     let db = Db::postgres().await;
