@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use async_graphql::{EmptySubscription, Request, Response, Schema};
+use async_graphql::{BatchResponse, EmptySubscription, Request, Response, Schema};
+use async_graphql_axum::GraphQLResponse;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, State};
@@ -112,14 +113,14 @@ async fn serve(State(api): State<Api>, headers: HeaderMap, body: Body) -> axum::
         headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(|id| id.chars().take(128).collect());
     match read(&body) {
         Err(refusal) => reply.refuse(StatusCode::BAD_REQUEST, refusal),
-        Ok(Requests::One(request)) => reply.one(&api.execute(principal, request_id, *request).await),
+        Ok(Requests::One(request)) => reply.one(api.execute(principal, request_id, *request).await),
         Ok(Requests::Batch(requests)) => {
             let mut responses = Vec::with_capacity(requests.len());
             // One after the other: a batch takes no more of the machine than its requests sent singly.
             for request in requests {
                 responses.push(api.execute(Arc::clone(&principal), request_id.clone(), request).await);
             }
-            reply.send(StatusCode::OK, &responses)
+            reply.send(StatusCode::OK, BatchResponse::Batch(responses))
         }
     }
 }
@@ -187,12 +188,12 @@ impl Reply {
         Self { media_type: if graphql { GRAPHQL_JSON } else { JSON } }
     }
 
-    fn one(self, response: &Response) -> axum::response::Response {
+    fn one(self, response: Response) -> axum::response::Response {
         let outcome = response.errors.first().map_or("OK", |_| "ERROR");
         metrics::counter!("sallyport_graphql_requests_total", "outcome" => outcome).increment(1);
         let nothing_done = response.data == async_graphql::Value::Null && !response.errors.is_empty();
         let status = if nothing_done { self.status(StatusCode::BAD_REQUEST) } else { StatusCode::OK };
-        self.send(status, response)
+        self.send(status, response.into())
     }
 
     /// The status for a well-formed request that came to nothing.
@@ -211,21 +212,16 @@ impl Reply {
 
     fn refuse(self, status: StatusCode, error: Error) -> axum::response::Response {
         metrics::counter!("sallyport_graphql_requests_total", "outcome" => error.code().name()).increment(1);
-        self.send(status, &Response::from_errors(vec![error.into_server_error()]))
+        self.send(status, Response::from_errors(vec![error.into_server_error()]).into())
     }
 
-    fn send(self, status: StatusCode, body: &impl serde::Serialize) -> axum::response::Response {
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static(self.media_type)),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        ];
-        match serde_json::to_vec(body) {
-            Ok(body) => (status, headers, body).into_response(),
-            Err(error) => {
-                tracing::error!(%error, "a GraphQL response could not be written");
-                StatusCode::INTERNAL_SERVER_ERROR.into_response()
-            }
-        }
+    fn send(self, status: StatusCode, answer: BatchResponse) -> axum::response::Response {
+        let mut response = GraphQLResponse(answer).into_response();
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.media_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
     }
 }
 
