@@ -181,8 +181,12 @@ async fn service_account_jwt(
             standing(services, snapshot, account)
         }
         Some(Resource::Credential(scope, account, id)) => {
-            let stored =
-                services.store.find_credential(&scope, account, id).await.map_err(|_| Unavailable)?.ok_or(Unauthenticated)?;
+            let stored = services
+                .store
+                .find_credential(&scope, account, id)
+                .await
+                .map_err(|_| Unavailable)?
+                .ok_or(Unauthenticated)?;
             let key = stored.public_key.as_deref().ok_or(Unauthenticated)?;
             jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
             let used = Exchanged {

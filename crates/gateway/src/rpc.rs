@@ -339,8 +339,7 @@ pub async fn ping_pong(State(services): State<Arc<Services>>, request: Request<a
 /// The answer to a request that took too long or crashed, in the encoding its caller reads: never empty, which an old client
 /// would take for success.
 pub fn unavailable(headers: &HeaderMap) -> Response {
-    Encoding::of_response(headers)
-        .fail(Code::Unavailable, "the request could not be finished just now; try again")
+    Encoding::of_response(headers).fail(Code::Unavailable, "the request could not be finished just now; try again")
 }
 
 /// Whether a path is one of the RPC services'.

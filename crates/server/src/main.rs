@@ -13,7 +13,7 @@ mod tls;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::settings::{Flags, Settings};
 
@@ -64,13 +64,28 @@ enum KeysCommand {
 
 #[expect(clippy::print_stderr, reason = "the program's last words go to standard error")]
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::command().after_long_help(every_setting()).get_matches();
+    match Cli::from_arg_matches(&cli).map_err(Into::into).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sallyport: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Every setting with its default, for `sallyport --help`.
+fn every_setting() -> String {
+    let cli = Cli::command();
+    let flags = cli.find_subcommand("serve").map(clap::Command::get_arguments).into_iter().flatten();
+    let rows = flags.filter_map(|flag| {
+        let env = flag.get_env()?.to_str()?;
+        Some(format!("  {env}\n          {}", flag.get_help()?))
+    });
+    let head =
+        "Settings, from --config FILE (TOML, the names without SALLYPORT_ in lower case), then these, then flags:"
+            .to_owned();
+    std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n")
 }
 
 fn run(cli: Cli) -> Result<()> {

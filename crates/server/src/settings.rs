@@ -336,10 +336,13 @@ impl Settings {
 
 fn read_file(path: &Path) -> Result<Source> {
     let text = std::fs::read_to_string(path).with_context(|| format!("config: cannot read {}", path.display()))?;
-    // Without the line itself, which the library would show: it may hold a secret.
+    // Without the line itself, which the library would show: it may hold a secret. Its key does not.
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        anyhow::anyhow!("config: {}, line {line}: {}", path.display(), error.message())
+        let start = error.span().map_or(0, |span| span.start.min(text.len()));
+        let before = text.get(..start).unwrap_or_default();
+        let line = before.matches('\n').count();
+        let key = text.lines().nth(line).and_then(|l| l.split_once('=')).map_or("", |(key, _)| key.trim());
+        anyhow::anyhow!("config: {}, line {}, {key}: {}", path.display(), line + 1, error.message())
     })
 }
 
