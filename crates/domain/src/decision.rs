@@ -42,6 +42,24 @@ pub enum CheckName {
 }
 
 impl CheckName {
+    /// Every check, in order.
+    pub const ALL: [Self; 14] = [
+        Self::Locate,
+        Self::Decode,
+        Self::Issuer,
+        Self::Signature,
+        Self::Algorithm,
+        Self::Audience,
+        Self::Freshness,
+        Self::Subject,
+        Self::Mappings,
+        Self::Condition,
+        Self::SourceIp,
+        Self::Enabled,
+        Self::Roles,
+        Self::Replay,
+    ];
+
     /// The name in GraphQL, records and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -142,6 +160,16 @@ impl Check {
     pub fn is_failed(&self) -> bool {
         self.outcome == CheckOutcome::Failed
     }
+}
+
+/// Puts the checks in order and adds those that were not reached as skipped, so that a reader sees the whole list.
+pub fn complete(checks: &mut Vec<Check>) {
+    for name in CheckName::ALL {
+        if checks.iter().all(|check| check.name != name) {
+            checks.push(Check::skipped(name));
+        }
+    }
+    checks.sort_by_key(|check| check.name);
 }
 
 fn kept(mut text: String) -> String {

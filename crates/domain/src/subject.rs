@@ -99,12 +99,18 @@ fn anyone(prefix: &str, kind: ProviderKind) -> bool {
         ProviderKind::AwsSts => !names_aws_principal(prefix),
         // `spiffe://domain/` is everyone in the trust domain; more must be named.
         ProviderKind::Spiffe => prefix.strip_prefix("spiffe://").is_none_or(|rest| rest.matches('/').count() < 2),
+        // An own issuer's first label may well be a tenant; only a scheme says nothing at all.
+        ProviderKind::CustomOidc => {
+            segments.ends_with("//")
+                || segments.ends_with(":/")
+                || matches!(segments, "https" | "http" | "spiffe" | "urn")
+        }
         // A single leading label (`repo:`, `organization:`, `project_path:`) names a kind, not a tenant.
         _ => !segments.contains(['/', ':']) || segments.ends_with("//") || segments.ends_with(":/"),
     }
 }
 
-/// `arn:<partition>:<iam|sts>::<12 digits>:<kind>/<name>/`: account, kind and name are all there before the `*`.
+/// `arn:<partition>:<iam|sts>::<12 digits>:…`: at least the account is there before the `*`.
 fn names_aws_principal(prefix: &str) -> bool {
     let parts: Vec<&str> = prefix.splitn(6, ':').collect();
     let [arn, partition, service, region, account, resource] = parts.as_slice() else { return false };
@@ -114,7 +120,7 @@ fn names_aws_principal(prefix: &str) -> bool {
         && region.is_empty()
         && account.len() == 12
         && account.bytes().all(|b| b.is_ascii_digit())
-        && resource.trim_end_matches('/').split('/').filter(|s| !s.is_empty()).count() >= 2
+        && !resource.starts_with('/')
 }
 
 impl GithubRepository {
@@ -200,16 +206,23 @@ mod tests {
         assert!(matches(aws, any_session, "arn:aws:sts::123456789012:assumed-role/Role/i-0abc"));
         assert!(!matches(aws, any_session, "arn:aws:sts::123456789012:assumed-role/Role2/x"));
         assert!(!matches(aws, any_session, "arn:aws:sts::123456789012:assumed-role/Role/"));
-        for bad in ["*", "a*", "/*", ":*", "repo:*", "a/*/b", "a/**", "https://*", "organization:*"] {
-            assert!(SubjectPattern::parse("subject", bad, ProviderKind::CustomOidc).is_err(), "{bad}");
+        let refused = |kind, text: &str| SubjectPattern::parse("subject", text, kind).is_err();
+        for bad in ["*", "a*", "/*", ":*", "a/*/b", "a/**", "https://*", "https:*"] {
+            assert!(refused(ProviderKind::CustomOidc, bad), "{bad}");
         }
-        for bad in [
-            "arn:aws:sts::123456789012:assumed-role/*",
-            "arn:aws:sts::*",
-            "arn:aws:sts::123456789012:*",
-            "arn:aws:sts::1234:assumed-role/R/*",
+        // On an own issuer the first label may be a tenant; on these platforms everyone shares it.
+        assert!(matches(ProviderKind::CustomOidc, "team/*", "team/app"));
+        for (kind, bad) in [
+            (ProviderKind::GithubActions, "repo:*"),
+            (ProviderKind::HcpTerraform, "organization:*"),
+            (ProviderKind::GitlabCi, "project_path:*"),
+            (ProviderKind::Kubernetes, "system:*"),
         ] {
-            assert!(SubjectPattern::parse("subject", bad, aws).is_err(), "{bad}");
+            assert!(refused(kind, bad), "{bad}");
+        }
+        assert!(matches(aws, "arn:aws:sts::123456789012:assumed-role/*", "arn:aws:sts::123456789012:assumed-role/R/s"));
+        for bad in ["arn:aws:sts::*", "arn:aws:sts::1234:assumed-role/R/*", "arn:aws:*", "arn:aws:s3::123456789012:*"] {
+            assert!(refused(aws, bad), "{bad}");
         }
         assert!(SubjectPattern::parse("subject", "spiffe://acme/*", ProviderKind::Spiffe).is_err());
         assert!(matches(ProviderKind::Spiffe, "spiffe://acme/ns/prod/*", "spiffe://acme/ns/prod/sa/x"));

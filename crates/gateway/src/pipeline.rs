@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms};
+use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms, complete};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, Protocol, ReplayKey};
 use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, TrustId};
 use sallyport_domain::identity::Identity;
@@ -498,9 +498,10 @@ impl Run<'_> {
         snapshot: &Snapshot,
         candidate: &Candidate,
         facts: Option<Facts<'_>>,
-        checks: Vec<Check>,
+        mut checks: Vec<Check>,
         replay: Option<ReplayKey>,
     ) -> ExchangeRecord {
+        complete(&mut checks);
         let trust = candidate.trust.trust();
         ExchangeRecord {
             id: self.reference,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sallyport_domain::claims::Claims;
 use sallyport_domain::clock::Timestamp;
-use sallyport_domain::decision::{Check, CheckName, Terms};
+use sallyport_domain::decision::{Check, CheckName, Terms, complete};
 use sallyport_domain::exchange::Protocol;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::identity::Identity;
@@ -42,7 +42,7 @@ pub struct Simulation {
 #[derive(Debug)]
 pub struct Simulated {
     /// The trust that decided, with its scope.
-    pub trust: Option<(Scope, TrustId, bool)>,
+    pub trust: Option<(Scope, TrustId)>,
     /// What would be granted.
     pub terms: Option<Terms>,
     /// Every check.
@@ -73,6 +73,12 @@ impl Simulated {
 
 /// Tries an exchange on `snapshot`.
 pub async fn simulate(services: &Services, snapshot: &Snapshot, simulation: Simulation) -> Simulated {
+    let mut simulated = decide(services, snapshot, simulation).await;
+    complete(&mut simulated.checks);
+    simulated
+}
+
+async fn decide(services: &Services, snapshot: &Snapshot, simulation: Simulation) -> Simulated {
     let subject = match Subject::read(&simulation.presented) {
         Ok(subject) => subject,
         Err(decode) => return Simulated::refused(vec![Check::skipped(CheckName::Locate), decode], None),
@@ -191,9 +197,9 @@ impl<'a> Subject<'a> {
     }
 }
 
-fn trust_of(candidate: &Candidate) -> (Scope, TrustId, bool) {
+fn trust_of(candidate: &Candidate) -> (Scope, TrustId) {
     let trust = candidate.trust.trust();
-    (trust.scope.clone(), trust.id, trust.binding)
+    (trust.scope.clone(), trust.id)
 }
 
 /// Bare claims read leniently: what is missing or of a wrong type shows in the checks that need it.

@@ -234,8 +234,9 @@ pub(crate) fn complete(error: &mut ServerError) {
         .any(|start| error.message.starts_with(start));
     let code = if too_much { Code::ResourceExhausted } else { Code::InvalidArgument };
     extensions.set("code", code.name());
-    if let Some(field) = named_field(&error.message) {
-        extensions.set("field", field);
+    if code == Code::InvalidArgument {
+        // What names no argument is about the document.
+        extensions.set("field", named_field(&error.message).unwrap_or("query"));
     }
 }
 

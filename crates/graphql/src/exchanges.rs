@@ -92,15 +92,9 @@ pub(crate) struct Exchange {
     checks: Vec<Check>,
 }
 
-/// The MRN under which a trust, or the binding it is part of, is known.
-pub(crate) fn trust_mrn(
-    installation: &Installation,
-    scope: &Scope,
-    id: sallyport_domain::id::TrustId,
-    binding: bool,
-) -> String {
-    let scope = scope.clone();
-    installation.mrns.format(&if binding { Resource::Binding(scope, id) } else { Resource::Trust(scope, id) })
+/// The MRN of a trust, a binding's too: as access tokens carry it, so that the two can be joined.
+pub(crate) fn trust_mrn(installation: &Installation, scope: &Scope, id: sallyport_domain::id::TrustId) -> String {
+    installation.mrns.format(&Resource::Trust(scope.clone(), id))
 }
 
 impl Exchange {
@@ -114,7 +108,7 @@ impl Exchange {
             reason: row.reason.clone(),
             protocol: row.protocol.name(),
             scope_mrn: mrns.scope(&row.scope),
-            trust_mrn: row.trust.map(|id| trust_mrn(installation, &row.scope, id, row.binding)),
+            trust_mrn: row.trust.map(|id| trust_mrn(installation, &row.scope, id)),
             provider_mrn: row
                 .provider
                 .and_then(|id| snapshot.provider(id))

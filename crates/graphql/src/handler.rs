@@ -226,11 +226,14 @@ impl Reply {
 }
 
 async fn graphiql_page(headers: HeaderMap) -> axum::response::Response {
-    let browser = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|accept| accept.to_ascii_lowercase().contains("text/html")));
-    if browser { graphiql::page() } else { post_only().await }
+    if takes_html(&headers) { graphiql::page() } else { post_only().await }
+}
+
+/// Browsers, and whoever takes anything.
+fn takes_html(headers: &HeaderMap) -> bool {
+    let accept: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    accept.is_empty()
+        || accept.iter().any(|range| ["text/html", "text/*", "*/*"].iter().any(|html| range.contains(html)))
 }
 
 async fn graphiql_file(Path(name): Path<String>) -> axum::response::Response {

@@ -114,7 +114,7 @@ async fn run(caller: &Caller, input: SimulateExchangeInput) -> Result<SimulateEx
     let installation = &caller.services.installation;
     Ok(SimulateExchangePayload {
         granted: simulated.granted(),
-        trust_mrn: simulated.trust.as_ref().map(|(scope, id, binding)| trust_mrn(installation, scope, *id, *binding)),
+        trust_mrn: simulated.trust.as_ref().map(|(scope, id)| trust_mrn(installation, scope, *id)),
         roles: simulated.terms.as_ref().map(|terms| shown_roles(caller.mrns(), &terms.roles)).unwrap_or_default(),
         expiration: simulated.terms.as_ref().map(|terms| terms.lifetime),
         reason: simulated.reason().map(|check| check.name()),

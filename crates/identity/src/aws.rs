@@ -624,7 +624,7 @@ impl Caller {
         }
         let segments: Vec<&str> = resource.split('/').collect();
         let unique_id = |id: &str| {
-            (16..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            (4..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
         };
         let fits = match (service, segments.as_slice()) {
             ("sts", ["assumed-role", role, session]) => {
@@ -633,6 +633,10 @@ impl Caller {
             }
             ("sts", ["federated-user", name]) => {
                 self.user_id.split_once(':').is_some_and(|(id, user)| id == self.account && user == *name)
+            }
+            // AWS answers for a role's session; the clients' documentation names the role itself all the same.
+            ("iam", ["role", .., name]) => {
+                !name.is_empty() && unique_id(self.user_id.split_once(':').map_or(self.user_id.as_str(), |(id, _)| id))
             }
             ("iam", ["user", .., name]) => !name.is_empty() && unique_id(&self.user_id),
             ("iam", ["root"]) => self.user_id == self.account,

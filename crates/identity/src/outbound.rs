@@ -280,9 +280,9 @@ struct Inner {
     limits: Limits,
 }
 
-/// A client that knows one host, at one address.
+/// A client that knows one host, at one address; or why that address may not be reached.
 struct Pinned {
-    client: Client,
+    client: Result<Client, String>,
     address: SocketAddr,
 }
 
@@ -305,16 +305,14 @@ impl Outbound {
         let mut pinned = HashMap::new();
         let lookups = Arc::new(Semaphore::new(LOOKUPS));
         for ResolveOverride { host, port, address } in settings.resolve {
-            if !allow.lists(&host, port)
-                && !allow.lists(&literal(address.ip()), address.port())
-                && let Err(why) = allow.check(address.ip())
-            {
-                return Err(entry_error(
-                    &format!("{host}:{port}={address}"),
-                    format!("leads to {why}; list it in SALLYPORT_OUTBOUND_ALLOW to permit that"),
-                ));
-            }
-            let client = client(tls.clone(), limits, Resolver::Pinned { host: host.clone(), address: address.ip() })?;
+            let listed = allow.lists(&host, port) || allow.lists(&literal(address.ip()), address.port());
+            let client = match allow.check(address.ip()) {
+                Err(why) if !listed => {
+                    tracing::warn!(host, port, %address, "this override leads to {why}, which SALLYPORT_OUTBOUND_ALLOW does not list: it will be refused");
+                    Err(why)
+                }
+                _ => Ok(client(tls.clone(), limits, Resolver::Pinned { host: host.clone(), address: address.ip() })?),
+            };
             pinned.insert((host, port), Pinned { client, address });
         }
         Ok(Self(Arc::new(Inner {
@@ -359,6 +357,10 @@ impl Outbound {
             _ => return Err(FetchError::Busy),
         };
         let client = if let Some(pinned) = self.0.pinned.get(&key) {
+            let client = pinned
+                .client
+                .as_ref()
+                .map_err(|why| FetchError::Refused(format!("the operator's override of its host leads to {why}")))?;
             // The connector takes the port from the URL, so it goes there; the host that TLS checks stays. `Host` is
             // what the URL said.
             let authority = request.url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
@@ -369,7 +371,7 @@ impl Outbound {
                 .url
                 .set_port(Some(pinned.address.port()))
                 .map_err(|()| FetchError::Refused("the URL cannot have a port".into()))?;
-            &pinned.client
+            client
         } else if self.0.allow.lists(&key.0, key.1) {
             &self.0.listed
         } else {

@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long)]
     exit: bool,
     /// Where the server listens; when that port is taken, a free one is used
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "SALLYPORT_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
 
@@ -55,6 +55,7 @@ config { type universeDomain audience subjectTokenType scopes issuerUri } } }";
 /// # Errors
 /// When any step did not do what it should.
 pub(crate) async fn run(options: Options) -> Result<()> {
+    crate::settings::check_environment()?;
     telemetry::start_logging("warn", LogFormat::Text)?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let stage = Stage::build(&options, folder.path()).await?;

@@ -120,7 +120,9 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     if let Some(admin) = settings.admin_listen {
         let listener = bind("admin_listen", admin)?;
         tracing::info!(address = %listener.local_addr()?, "admin listener");
-        running.listen(listener, monitoring::admin(Arc::clone(&running.services), metrics), None)?;
+        let routes =
+            middleware::wrap(monitoring::admin(Arc::clone(&running.services), metrics), Arc::clone(&running.services));
+        running.listen(listener, routes, None)?;
     }
     Ok(running)
 }

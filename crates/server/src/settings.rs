@@ -302,7 +302,7 @@ impl Settings {
         Ok(Self {
             listen,
             admin_listen,
-            public_url: source.public_url.map(public_url).transpose()?,
+            public_url: source.public_url.filter(|text| !text.is_empty()).map(public_url).transpose()?,
             tls,
             database_url: SecretString::from(database_url),
             database_connections,
@@ -310,7 +310,7 @@ impl Settings {
             master_key: source.master_key,
             master_key_file: source.master_key_file.map(PathBuf::from),
             bootstrap_token: source.bootstrap_token,
-            tenant_domain: source.tenant_domain.map(tenant_domain).transpose()?,
+            tenant_domain: source.tenant_domain.filter(|text| !text.is_empty()).map(tenant_domain).transpose()?,
             mrn_domain,
             audience_policy,
             outbound,
@@ -347,7 +347,7 @@ fn read_file(path: &Path) -> Result<Source> {
 }
 
 /// A mistyped variable must not be a setting silently left at its default.
-fn check_environment() -> Result<()> {
+pub(crate) fn check_environment() -> Result<()> {
     macro_rules! names { ($($name:ident)*) => { [$(stringify!($name)),*] }; }
     let known = each_setting!(names);
     for (name, _) in std::env::vars_os() {

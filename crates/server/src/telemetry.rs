@@ -42,8 +42,21 @@ pub(crate) fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 /// # Errors
 /// When another recorder is in place.
 pub(crate) fn start_metrics() -> Result<PrometheusHandle> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()
-        .context("metrics were started before")
+        .context("metrics were started before")?;
+    describe();
+    Ok(handle)
+}
+
+/// Names and meanings, there from the first scrape on.
+fn describe() {
+    metrics::describe_counter!("sallyport_exchanges_total", "Exchanges by outcome, and by the first failed check");
+    metrics::counter!("sallyport_exchanges_total", "outcome" => "granted", "reason" => "").increment(0);
+    metrics::describe_counter!("sallyport_jwks_fetches_total", "Fetches of issuers' key sets by outcome");
+    metrics::counter!("sallyport_jwks_fetches_total", "outcome" => "ok").increment(0);
+    metrics::describe_histogram!("sallyport_exchange_duration_seconds", "Time from an exchange's token to its answer");
+    metrics::describe_counter!("sallyport_exchanges_unrecorded_total", "Attempts that were counted, not recorded");
+    metrics::counter!("sallyport_exchanges_unrecorded_total").increment(0);
 }
