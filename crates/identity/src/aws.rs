@@ -923,6 +923,7 @@ mod tests {
         for (arn, user_id) in [
             ("arn:aws:sts::123456789012:assumed-role/Deploy/run-1", "AROACKCEVSQ6C2EXAMPLE:run-1"),
             ("arn:aws:iam::123456789012:user/division/Alice", "AIDACKCEVSQ6C2EXAMPLE"),
+            ("arn:aws:iam::123456789012:role/path/Deploy", "AROACKCEVSQ6C2EXAMPLE"),
             ("arn:aws:iam::123456789012:root", "123456789012"),
             ("arn:aws:sts::123456789012:federated-user/Bob", "123456789012:Bob"),
         ] {
@@ -935,7 +936,7 @@ mod tests {
             ("arn:aws:sts::123456789012:assumed-role/Deploy", "AROACKCEVSQ6C2EXAMPLE:run-2"),
             ("arn:aws:sts::123456789012:assumed-role/a/b/c", "AROACKCEVSQ6C2EXAMPLE:c"),
             ("arn:aws:iam::123456789012:user/Alice", "AROACKCEVSQ6C2EXAMPLE:Alice"),
-            ("arn:aws:iam::123456789012:role/Deploy", "AROACKCEVSQ6C2EXAMPLE"),
+            ("arn:aws:iam::123456789012:group/Deploy", "AGPACKCEVSQ6C2EXAMPLE"),
             ("arn:aws:iam::123456789012:root", "AIDACKCEVSQ6C2EXAMPLE"),
             ("arn:aws:iam:us-east-1:123456789012:user/Alice", "AIDACKCEVSQ6C2EXAMPLE"),
             ("arn:aws:iam::123456789012:user/Al ice", "AIDACKCEVSQ6C2EXAMPLE"),

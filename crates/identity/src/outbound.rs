@@ -846,19 +846,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_override_to_a_private_address_is_refused_unless_listed() {
-        let build = |allow: &str| {
-            Outbound::new(OutboundSettings {
+    #[tokio::test]
+    async fn an_override_to_a_private_address_is_refused_unless_listed() {
+        let asked = async |allow: &str| {
+            let outbound = Outbound::new(OutboundSettings {
                 ca_pem: None,
-                resolve: ResolveOverride::parse_list("ci.example:443=127.0.0.1:9000").unwrap(),
+                resolve: ResolveOverride::parse_list("ci.example:443=127.0.0.1:9").unwrap(),
                 allow: AllowRule::parse_list(allow).unwrap(),
-            })
+            });
+            outbound.unwrap().get(&Url::parse("https://ci.example/").unwrap()).await.unwrap_err()
         };
-        assert!(build("").unwrap_err().to_string().contains("loopback"));
-        assert!(build("10.0.0.0/8,ci.example:444").is_err());
-        build("127.0.0.0/8").unwrap();
-        build("ci.example:443").unwrap();
+        for unlisted in ["", "10.0.0.0/8,ci.example:444", "127.0.0.1:10"] {
+            assert!(
+                matches!(asked(unlisted).await, FetchError::Refused(why) if why.contains("loopback")),
+                "{unlisted}"
+            );
+        }
+        for listed in ["127.0.0.0/8", "ci.example:443", "127.0.0.1:9"] {
+            assert!(matches!(asked(listed).await, FetchError::Unreachable(_)), "{listed}");
+        }
     }
 
     #[tokio::test]
