@@ -7,85 +7,11 @@ mod common;
 use common::{OWNER, World, role_mrn};
 use serde_json::{Value, json};
 
-/// The seed page: the documents between its headings, exactly as published.
-const CREATE: &str = "mutation CreateWIFAuthBinding($input: CreateWIFAuthBindingInput) {
-  createWIFAuthBinding(input: $input) {
-    binding {
-      mrn
-      name
-      description
-      scope
-      roles
-      expiration
-      issuerUri
-      subject
-      mappings {
-        key
-        value
-      }
-      allowedAudiences
-      createdAt
-      lastUsed
-    }
-    config {
-      universeDomain
-      type
-      audience
-      subjectTokenType
-      scopes
-      issuerUri
-    }
-  }
-}";
-const LIST: &str = "query ListWIFAuthBindings($scopeMrn: String!, $orderBy: WIFAuthBindingOrder) {
-  listWIFAuthBindings(scopeMrn: $scopeMrn, orderBy: $orderBy) {
-    bindings {
-      mrn
-      name
-      issuerUri
-      subject
-      roles
-      expiration
-      createdAt
-      lastUsed
-    }
-  }
-}";
-const GET: &str = "query GetWIFAuthBinding($mrn: String!) {
-  getWIFAuthBinding(mrn: $mrn) {
-    binding {
-      mrn
-      name
-      description
-      scope
-      roles
-      expiration
-      issuerUri
-      subject
-      mappings {
-        key
-        value
-      }
-      allowedAudiences
-      createdAt
-      createdBy
-      lastUsed
-    }
-    config {
-      universeDomain
-      type
-      audience
-      subjectTokenType
-      scopes
-      issuerUri
-    }
-  }
-}";
-const REMOVE: &str = "mutation RemoveWIFAuthBinding($mrn: String!) {
-  removeWIFAuthBinding(mrn: $mrn) {
-    mrn
-  }
-}";
+// The documents that the clients' own documentation shows, exactly as published.
+const CREATE: &str = include_str!("../../../tests/fixtures/create_binding.graphql");
+const LIST: &str = include_str!("../../../tests/fixtures/list_bindings.graphql");
+const GET: &str = include_str!("../../../tests/fixtures/get_binding.graphql");
+const REMOVE: &str = include_str!("../../../tests/fixtures/remove_binding.graphql");
 
 fn github(scope: &str, subject: &str) -> Value {
     json!({ "input": {
