@@ -22,6 +22,7 @@ mod keys;
 mod management;
 mod oauth_exchange;
 mod permissions;
+mod presets;
 mod quickstart;
 mod refusals;
 mod replicas;
