@@ -1,4 +1,5 @@
-//! Token introspection (RFC 7662) and revocation (RFC 7009), for access tokens and ID tokens of ours.
+//! Token introspection (RFC 7662) of our access tokens, and revocation (RFC 7009) of them by possession or of any credential
+//! by its MRN. ID tokens are a third party's to check: nobody here could make it look again.
 
 use std::sync::Arc;
 

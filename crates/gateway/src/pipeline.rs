@@ -1,6 +1,6 @@
 //! The one pipeline: locate → verify → match → grant → record. Every protocol is an adapter in front of [`exchange`].
 //!
-//! A decision is taken on one snapshot. Should the configuration have moved on by the time the grant is written, nothing is
+//! A decision is taken on one snapshot. Should anything it rests on have changed by the time the grant is written, nothing is
 //! written and it is taken again. No credential leaves before its record is durable.
 
 use std::net::IpAddr;
@@ -432,8 +432,8 @@ impl Run<'_> {
                 return Attempted::Failed(Refusal::Unavailable, "mint");
             }
         };
-        let facts = Facts { identity: identity.identity(), token_hash: identity.token_hash() };
-        let mut record = self.record(snapshot, &candidate, Some(facts), checks.clone(), replay);
+        let (facts, hash) = (Some(identity.identity()), identity.token_hash());
+        let mut record = self.record(snapshot, &candidate, facts, hash, checks.clone(), replay);
         record.granted = true;
         record.service_account = Some(candidate.trust.trust().service_account);
         record.credential = Some(issued);
@@ -473,10 +473,8 @@ impl Run<'_> {
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
         let trust = candidate.trust.trust();
         if verified || self.services.limits.record_unverified(candidate.provider.id, &trust.scope) {
-            let facts = identity.as_ref().map(|identity| Facts { identity, token_hash: decoded.hash() });
-            let mut record = self.record(snapshot, &candidate, facts, checks, None);
+            let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
             record.reason = Some(reason.to_owned());
-            record.token_hash = decoded.hash();
             if record.subject.is_empty() {
                 record.subject = decoded.subject();
             }
@@ -497,7 +495,8 @@ impl Run<'_> {
         &self,
         snapshot: &Snapshot,
         candidate: &Candidate,
-        facts: Option<Facts<'_>>,
+        identity: Option<&Identity>,
+        token_hash: [u8; 32],
         mut checks: Vec<Check>,
         replay: Option<ReplayKey>,
     ) -> ExchangeRecord {
@@ -516,19 +515,14 @@ impl Run<'_> {
             provider: Some(candidate.provider.id),
             service_account: None,
             issuer: candidate.provider.issuer.as_str().to_owned(),
-            subject: facts.as_ref().map(|f| f.identity.subject.clone()).unwrap_or_default(),
+            subject: identity.map(|identity| identity.subject.clone()).unwrap_or_default(),
             source_ip: self.attempt.source_ip.map(|ip| ip.to_string()),
-            token_hash: facts.map(|f| f.token_hash).unwrap_or_default(),
+            token_hash,
             credential: None,
             checks,
             replay,
         }
     }
-}
-
-struct Facts<'a> {
-    identity: &'a Identity,
-    token_hash: [u8; 32],
 }
 
 enum Attempted {

@@ -1,17 +1,13 @@
 //! API tokens: standing bearer secrets. The secret is shown once; only its hash is kept.
 
-use std::sync::Arc;
-
 use async_graphql::{Context, InputObject, Object, SimpleObject};
-use futures::future::BoxFuture;
 use sallyport_credentials::secret::generate_api_token;
 use sallyport_domain::id::ApiTokenId;
 use sallyport_domain::mrn::{MrnDomain, Resource};
 use sallyport_domain::principal::ApiToken as DomainToken;
 use sallyport_domain::role::Permission;
 use sallyport_domain::scope::Scope;
-use sallyport_domain::snapshot::Snapshot;
-use sallyport_store::{Page, PageRequest, Write};
+use sallyport_store::{Page, Write};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -219,16 +215,10 @@ impl ApiTokenMutation {
         let caller = Caller::of(context)?;
         let missing = || Error::not_found("API token");
         let Some(Resource::ApiToken(scope, id)) = caller.mrns().parse(&input.mrn) else { return Err(missing()) };
-        let of = &scope;
-        let look = |snapshot: Arc<Snapshot>| -> BoxFuture<'_, Result<DomainToken>> {
-            Box::pin(async move {
-                caller.access(&snapshot)?.require(Permission::ApiTokensManage, of, "API token")?;
-                find(caller, of, id).await?.ok_or_else(missing)
-            })
-        };
         caller
-            .mutate_on(look, |access, token| {
+            .mutate(|access| {
                 access.require(Permission::ApiTokensManage, &scope, "API token")?;
+                let token = access.snapshot.api_token(id).filter(|token| token.scope == scope).ok_or_else(missing)?;
                 let record = (Some(recorded(caller.mrns(), token)), None);
                 let target = Resource::ApiToken(scope.clone(), id);
                 let audit = caller.audit(access.snapshot, "deleteAPIToken", &target, &scope, record);
@@ -236,21 +226,5 @@ impl ApiTokenMutation {
             })
             .await?;
         Ok(Some(DeletePayload { mrn: input.mrn }))
-    }
-}
-
-/// A token of exactly this scope.
-async fn find(caller: &Caller, scope: &Scope, id: ApiTokenId) -> Result<Option<DomainToken>> {
-    let mut request = PageRequest::first(1_000);
-    loop {
-        let page = caller.services.store.list_api_tokens(scope, &request).await?;
-        let (has_next, end_cursor) = (page.has_next, page.end_cursor);
-        if let Some(token) = page.items.into_iter().find(|token| token.id == id) {
-            return Ok(Some(token));
-        }
-        if !has_next {
-            return Ok(None);
-        }
-        request.after = end_cursor;
     }
 }

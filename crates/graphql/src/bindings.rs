@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_graphql::{ComplexObject, Context, Enum, InputObject, Object, SimpleObject};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ProviderId, ServiceAccountId, TrustId};
-use sallyport_domain::issuer::{IssuerKey, IssuerUri};
+use sallyport_domain::issuer::IssuerUri;
 use sallyport_domain::mapping::Mapping;
 use sallyport_domain::matching::Installation;
 use sallyport_domain::mrn::Resource;
@@ -16,9 +16,7 @@ use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::Snapshot;
 use sallyport_domain::trust::{BINDING_LIFETIME, Trust, client_id, draw_client_name};
 use sallyport_domain::validate;
-use sallyport_store::{
-    BindingOrder, BindingOrderField, Constraint, MutateError, Page, PageRequest, Write, binding_fingerprint,
-};
+use sallyport_store::{BindingOrder, BindingOrderField, Constraint, MutateError, Page, Write, binding_fingerprint};
 use serde_json::{Value, json};
 
 use crate::access::{Access, Caller, Halt, Planned};
@@ -695,7 +693,8 @@ async fn create(caller: &Caller, input: CreateInput) -> Result<Binding> {
         let snapshot = services.configuration.refresh().await?;
         let access = caller.access(&snapshot)?;
         access.require_federation(Permission::BindingsManage, &draft.scope, "scope")?;
-        let existing = provider_of(caller, &snapshot, &draft.scope, draft.issuer.key()).await?;
+        let existing =
+            services.store.find_provider(&draft.scope, draft.issuer.key()).await?.map(|provider| provider.id);
         let names = Names {
             trust: TrustId(services.new_id()),
             account: ServiceAccountId(services.new_id()),
@@ -748,30 +747,6 @@ fn refuse_duplicate(snapshot: &Snapshot, made: &Made) -> Result<()> {
         other.binding && binding_fingerprint(other, key) == fingerprint
     });
     if same { Err(Constraint::BindingExists.into()) } else { Ok(()) }
-}
-
-/// The provider that exactly this scope has for an issuer.
-async fn provider_of(
-    caller: &Caller,
-    snapshot: &Snapshot,
-    scope: &Scope,
-    issuer: &IssuerKey,
-) -> Result<Option<ProviderId>> {
-    let used = snapshot.candidates(scope, issuer).into_iter().find(|c| c.provider.scope == *scope);
-    if let Some(candidate) = used {
-        return Ok(Some(candidate.provider.id));
-    }
-    let mut request = PageRequest::first(1_000);
-    loop {
-        let page = caller.services.store.list_providers(scope, &request).await?;
-        if let Some(provider) = page.items.iter().find(|p| p.issuer.key() == issuer) {
-            return Ok(Some(provider.id));
-        }
-        if !page.has_next {
-            return Ok(None);
-        }
-        request.after = page.end_cursor;
-    }
 }
 
 async fn update(caller: &Caller, input: UpdateInput) -> Result<Binding> {
