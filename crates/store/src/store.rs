@@ -23,6 +23,9 @@ const ACQUIRE_POSTGRES: Duration = Duration::from_secs(1);
 const ACQUIRE_SQLITE: Duration = Duration::from_secs(10);
 /// How long SQLite waits for a lock that another process holds.
 const BUSY_SQLITE: Duration = Duration::from_secs(5);
+/// How long an idle connection is used again without a test. No longer than a replica takes to notice an outage, so that what
+/// sat idle through one is replaced rather than handed to the first caller after it.
+const IDLE_UNTESTED: Duration = Duration::from_secs(1);
 /// How long [`Store::ping`] and the reading of the revision may take.
 const PING: Duration = Duration::from_secs(2);
 /// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
@@ -213,7 +216,7 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
     options
         .max_connections(connections)
         .acquire_timeout(acquire)
-        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .test_before_acquire_if_idle_for(IDLE_UNTESTED)
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     options
