@@ -13,6 +13,7 @@ mod m20261122_000004_exchanges;
 mod m20261122_000005_credentials;
 mod m20261122_000006_configuration;
 mod m20261122_000007_audit;
+mod m20261125_000020_subjects;
 mod schema;
 
 /// How many rows of `configuration_revision` follow the first: in each, one recorder at a time can hold the revision.
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000005_credentials::Migration),
             Box::new(m20261122_000006_configuration::Migration),
             Box::new(m20261122_000007_audit::Migration),
+            Box::new(m20261125_000020_subjects::Migration),
         ]
     }
 }

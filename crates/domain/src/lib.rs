@@ -26,5 +26,6 @@ pub mod role;
 pub mod scope;
 pub mod snapshot;
 pub mod subject;
+pub mod subject_status;
 pub mod trust;
 pub mod validate;

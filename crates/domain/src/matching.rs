@@ -65,6 +65,8 @@ pub struct Circumstances<'a> {
     pub source_ip: Option<IpAddr>,
     /// Roles asked for, by name or MRN; empty means all.
     pub requested_roles: &'a [String],
+    /// Whether the identity's subject is disabled at the provider that verified it.
+    pub subject_disabled: bool,
 }
 
 /// A trust with everything it hangs together with, all from one snapshot.
@@ -123,7 +125,7 @@ impl Candidate {
             self.mappings(identity),
             self.condition(identity, at),
             self.source_ip(at),
-            self.enabled(at.now),
+            self.enabled(at),
             roles_check,
         ];
         let failed = |name| checks.iter().any(|c| c.name == name && c.is_failed());
@@ -289,8 +291,8 @@ impl Candidate {
         }
     }
 
-    fn enabled(&self, now: Timestamp) -> Check {
-        let ended = |account: &ServiceAccount| account.valid_until.is_some_and(|end| end <= now);
+    fn enabled(&self, at: &Circumstances<'_>) -> Check {
+        let ended = |account: &ServiceAccount| account.valid_until.is_some_and(|end| end <= at.now);
         let off = [
             (self.provider.disabled, "the provider is disabled"),
             (self.trust.trust().disabled, "the trust is disabled"),
@@ -298,11 +300,12 @@ impl Candidate {
             (self.account.as_ref().is_some_and(|a| a.disabled), "the service account is disabled"),
             (self.account.as_ref().is_some_and(|a| ended(a)), "the service account is no longer valid"),
             (!self.scope_enabled, "the scope is disabled"),
+            (at.subject_disabled, "the subject is disabled at the provider"),
         ];
         match off.iter().find(|(is_off, _)| *is_off) {
             None => Check::passed(CheckName::Enabled),
             Some((_, why)) => Check::failed(CheckName::Enabled)
-                .expected("provider, trust, service account and scope enabled")
+                .expected("provider, trust, service account, scope and subject enabled")
                 .actual(*why),
         }
     }
@@ -447,6 +450,7 @@ mod tests {
             disabled: false,
             implicit: false,
             version: 1,
+            credentials_not_before: None,
             warnings: Vec::new(),
             created_at: NOW,
             created_by: String::new(),
@@ -479,7 +483,7 @@ mod tests {
     }
 
     fn at<'a>(installation: &'a Installation, requested_roles: &'a [String]) -> Circumstances<'a> {
-        Circumstances { installation, now: NOW, leeway: 30, source_ip: None, requested_roles }
+        Circumstances { installation, now: NOW, leeway: 30, source_ip: None, requested_roles, subject_disabled: false }
     }
 
     fn chosen(candidates: &[Candidate], identity: &Identity) -> (TrustId, Evaluation) {

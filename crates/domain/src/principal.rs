@@ -51,6 +51,8 @@ pub struct Principal {
     pub credential: Option<CredentialId>,
     /// The trust that credential came from.
     pub trust: Option<TrustId>,
+    /// Whose subject token it was exchanged for: the subject at the trust's provider.
+    pub subject: Option<String>,
 }
 
 impl Principal {

@@ -245,6 +245,8 @@ pub struct Provider {
     pub implicit: bool,
     /// Counts changes; part of the key cache's key.
     pub version: i64,
+    /// Credentials issued before this time, whatever the trust, no longer work (revocation of all at once).
+    pub credentials_not_before: Option<Timestamp>,
     /// What was unwise about it when saved.
     pub warnings: Vec<String>,
     /// When it was created.

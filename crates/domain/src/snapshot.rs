@@ -12,6 +12,7 @@ use crate::principal::{ApiToken, ServiceAccount};
 use crate::provider::Provider;
 use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
+use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
@@ -38,6 +39,8 @@ pub enum Change {
     Provider(ProviderId, Option<Arc<Provider>>),
     /// A trust.
     Trust(TrustId, Option<Arc<CompiledTrust>>),
+    /// The status of a subject. All of a provider's go with it.
+    Subject(Arc<SubjectStatus>),
     /// A credential was revoked; remembered until it would have ended by itself, which is then.
     RevokedCredential(CredentialId, Timestamp),
 }
@@ -56,6 +59,7 @@ pub struct Snapshot {
     trusts: Map<TrustId, Arc<CompiledTrust>>,
     trusts_by_client: Map<Arc<str>, TrustId>,
     trusts_by_issuer: Map<(Scope, IssuerKey), List<TrustId>>,
+    subjects: Map<ProviderId, Map<Arc<str>, Arc<SubjectStatus>>>,
     revoked: Map<CredentialId, Timestamp>,
     /// The same, those that end first in front.
     revoked_by_end: Ordered<(Timestamp, CredentialId)>,
@@ -108,7 +112,16 @@ impl Snapshot {
                 }
                 put(&mut self.tokens, id, value);
             }
-            Change::Provider(id, value) => put(&mut self.providers, id, value),
+            Change::Provider(id, value) => {
+                if value.is_none() {
+                    self.subjects.remove(&id);
+                }
+                put(&mut self.providers, id, value);
+            }
+            Change::Subject(status) => {
+                let of_provider = self.subjects.entry(status.provider).or_default();
+                of_provider.insert(status.subject.as_str().into(), status);
+            }
             Change::Trust(id, value) => self.apply_trust(id, value),
             Change::RevokedCredential(id, until) => {
                 if let Some(before) = self.revoked.insert(id, until) {
@@ -155,6 +168,16 @@ impl Snapshot {
     /// A provider.
     pub fn provider(&self, id: ProviderId) -> Option<&Arc<Provider>> {
         self.providers.get(&id)
+    }
+
+    /// What was said about a subject of a provider, if anything.
+    pub fn subject_status(&self, provider: ProviderId, subject: &str) -> Option<&Arc<SubjectStatus>> {
+        self.subjects.get(&provider)?.get(&*recorded(subject))
+    }
+
+    /// Whether a subject of a provider is disabled.
+    pub fn subject_disabled(&self, provider: ProviderId, subject: &str) -> bool {
+        self.subject_status(provider, subject).is_some_and(|status| status.disabled)
     }
 
     /// A trust.

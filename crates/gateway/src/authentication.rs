@@ -16,6 +16,7 @@ use sallyport_domain::principal::{ApiToken, Principal, PrincipalKind, ServiceAcc
 use sallyport_domain::role::RoleRef;
 use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::Snapshot;
+use sallyport_store::StoredCredential;
 
 use crate::services::Services;
 
@@ -61,18 +62,94 @@ pub async fn authenticate(
     if bearer.bytes().filter(|b| *b == b'.').count() != 2 {
         return api_token(services, &snapshot, bearer);
     }
-    match UnverifiedServiceAccountJwt::parse(bearer) {
-        Ok(jwt) => service_account_jwt(services, &snapshot, &jwt, door).await,
+    jwt(services, &snapshot, bearer, door).await
+}
+
+/// Recognises a service account by a JWT: one that it signed itself, or one of our access tokens.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn jwt(
+    services: &Services,
+    snapshot: &Snapshot,
+    token: &str,
+    door: Door<'_>,
+) -> Result<Principal, AuthenticationError> {
+    match UnverifiedServiceAccountJwt::parse(token) {
+        Ok(jwt) => service_account_jwt(services, snapshot, &jwt, door).await,
         // Not a service account's: then it can only be one of our access tokens.
         Err(_) => {
-            let claims = services
-                .keys
-                .load()
-                .verify_access_token(bearer, &services.installation.public_url, services.now())
+            let keys = services.keys.load();
+            let claims = keys
+                .verify_access_token(token, &services.installation.public_url, services.now())
                 .map_err(|_| Unauthenticated)?;
-            access_token(services, &snapshot, &claims)
+            access_token(services, snapshot, &claims)
         }
     }
+}
+
+/// Whom a credential that an exchange gave out makes, of whatever sort, when it is named rather than shown.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn credential(
+    services: &Services,
+    snapshot: &Snapshot,
+    scope: &Scope,
+    account: ServiceAccountId,
+    id: CredentialId,
+) -> Result<Principal, AuthenticationError> {
+    let stored = stored_credential(services, scope, account, id).await?;
+    Exchanged::stored(services, stored)?.principal(services, snapshot)
+}
+
+/// A credential of an exchange, and when it ends.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Possessed {
+    /// The credential.
+    pub id: CredentialId,
+    /// The scope it was granted in.
+    pub scope: Scope,
+    /// Whose it is.
+    pub account: ServiceAccountId,
+    /// When it ends.
+    pub until: Timestamp,
+}
+
+/// Which credential somebody holds who shows this: an access token, or a JWT signed just now with the key of a key pair.
+/// Whether it works at the moment is not asked. A standing key is no credential of an exchange; it ends with its account.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn possessed(services: &Services, token: &str) -> Result<Possessed, AuthenticationError> {
+    let mrns = &services.installation.mrns;
+    let Ok(jwt) = UnverifiedServiceAccountJwt::parse(token) else {
+        let keys = services.keys.load();
+        let claims = keys
+            .verify_access_token(token, &services.installation.public_url, services.now())
+            .map_err(|_| Unauthenticated)?;
+        return match mrns.parse(&claims.sub) {
+            Some(Resource::ServiceAccount(scope, account)) => {
+                Ok(Possessed { id: claims.jti, scope, account, until: Timestamp::from_seconds(claims.exp) })
+            }
+            _ => Err(Unauthenticated),
+        };
+    };
+    let Some(Resource::Credential(scope, account, id)) = mrns.parse(jwt.key_id()) else { return Err(Unauthenticated) };
+    let stored = stored_credential(services, &scope, account, id).await?;
+    let key = stored.public_key.as_deref().ok_or(Unauthenticated)?;
+    jwt.verify(key, services.now(), None, false).map_err(|_| Unauthenticated)?;
+    Ok(Possessed { id, scope, account, until: stored.expires_at })
+}
+
+async fn stored_credential(
+    services: &Services,
+    scope: &Scope,
+    account: ServiceAccountId,
+    id: CredentialId,
+) -> Result<StoredCredential, AuthenticationError> {
+    let stored = services.store.find_credential(scope, account, id).await.map_err(|_| Unavailable)?;
+    stored.ok_or(Unauthenticated)
 }
 
 /// The same caller by a newer snapshot, with the rights it has there: for requests that take their time. `None` when the
@@ -86,7 +163,8 @@ pub fn revalidate(services: &Services, principal: &Principal, snapshot: &Snapsho
         (None, ..) => standing(services, snapshot, snapshot.service_account(account)?).ok(),
         (Some(credential), Some(trust), Some(issued_at), Some(expires_at)) => {
             let (scope, roles) = (principal.scope.clone(), principal.roles.clone());
-            let used = Exchanged { scope, account, trust, credential, issued_at, expires_at, roles };
+            let subject = principal.subject.clone()?;
+            let used = Exchanged { scope, account, trust, subject, credential, issued_at, expires_at, roles };
             used.principal(services, snapshot).ok()
         }
         _ => None,
@@ -134,14 +212,12 @@ fn holder(services: &Services, snapshot: &Snapshot, token: &ApiToken) -> Result<
         service_account: None,
         credential: None,
         trust: None,
+        subject: None,
     })
 }
 
-/// Recognises an access token of ours by its claims; also what introspection calls active.
-///
-/// # Errors
-/// [`Unauthenticated`] when anything it hangs on is gone, disabled or revoked.
-pub fn access_token(
+/// Recognises an access token of ours by its claims.
+fn access_token(
     services: &Services,
     snapshot: &Snapshot,
     claims: &AccessTokenClaims,
@@ -153,12 +229,23 @@ pub fn access_token(
         scope,
         account,
         trust,
+        subject: claims.wif.subject.clone(),
         credential: claims.jti,
-        issued_at: Timestamp::from_seconds(claims.iat),
+        issued_at: Timestamp::from_seconds(claims.iat).max(made_at(claims.jti)),
         expires_at: Timestamp::from_seconds(claims.exp),
         roles: claims.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
     };
     used.principal(services, snapshot)
+}
+
+/// When an id was made, to the millisecond (UUIDv7, RFC 9562 section 5.7): `iat` has whole seconds, and what was issued in the
+/// second of a revocation, after it, is to live.
+fn made_at(id: CredentialId) -> Timestamp {
+    let made = id.0.get_timestamp().map(|at| at.to_unix());
+    made.and_then(|(seconds, nanos)| {
+        Some(Timestamp::from_micros(i64::try_from(seconds).ok()? * 1_000_000 + i64::from(nanos / 1_000)))
+    })
+    .unwrap_or_default()
 }
 
 async fn service_account_jwt(
@@ -181,24 +268,10 @@ async fn service_account_jwt(
             standing(services, snapshot, account)
         }
         Some(Resource::Credential(scope, account, id)) => {
-            let stored = services
-                .store
-                .find_credential(&scope, account, id)
-                .await
-                .map_err(|_| Unavailable)?
-                .ok_or(Unauthenticated)?;
+            let stored = stored_credential(services, &scope, account, id).await?;
             let key = stored.public_key.as_deref().ok_or(Unauthenticated)?;
             jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
-            let used = Exchanged {
-                scope,
-                account,
-                trust: stored.trust.ok_or(Unauthenticated)?,
-                credential: id,
-                issued_at: stored.issued_at,
-                expires_at: stored.expires_at,
-                roles: stored.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
-            };
-            used.principal(services, snapshot)
+            Exchanged::stored(services, stored)?.principal(services, snapshot)
         }
         _ => Err(Unauthenticated),
     }
@@ -227,6 +300,7 @@ fn standing(
         service_account: Some(account.id),
         credential: None,
         trust: None,
+        subject: None,
     })
 }
 
@@ -240,6 +314,7 @@ struct Exchanged {
     scope: Scope,
     account: ServiceAccountId,
     trust: TrustId,
+    subject: String,
     credential: CredentialId,
     issued_at: Timestamp,
     expires_at: Timestamp,
@@ -247,6 +322,20 @@ struct Exchanged {
 }
 
 impl Exchanged {
+    fn stored(services: &Services, stored: StoredCredential) -> Result<Self, AuthenticationError> {
+        let mrns = &services.installation.mrns;
+        Ok(Self {
+            scope: stored.scope,
+            account: stored.account,
+            trust: stored.trust.ok_or(Unauthenticated)?,
+            subject: stored.subject,
+            credential: stored.id,
+            issued_at: stored.issued_at,
+            expires_at: stored.expires_at,
+            roles: stored.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
+        })
+    }
+
     fn principal(self, services: &Services, snapshot: &Snapshot) -> Result<Principal, AuthenticationError> {
         let now = services.now();
         let candidate = snapshot.candidate(self.trust).ok_or(Unauthenticated)?;
@@ -255,12 +344,18 @@ impl Exchanged {
         check_account(account, now)?;
         let trust = candidate.trust.trust();
         let revoked = |not_before: Option<Timestamp>| not_before.is_some_and(|t| self.issued_at < t);
-        let suspended = candidate.provider.disabled || trust.disabled || !candidate.scope_enabled;
+        let status = snapshot.subject_status(candidate.provider.id, &self.subject);
+        let suspended = candidate.provider.disabled
+            || trust.disabled
+            || !candidate.scope_enabled
+            || status.is_some_and(|status| status.disabled);
         if self.expires_at <= now
             || suspended
             || snapshot.is_revoked(self.credential)
             || revoked(account.credentials_not_before)
             || revoked(trust.credentials_not_before)
+            || revoked(candidate.provider.credentials_not_before)
+            || revoked(status.and_then(|status| status.credentials_not_before))
         {
             return Err(Unauthenticated);
         }
@@ -284,6 +379,7 @@ impl Exchanged {
             service_account: Some(self.account),
             credential: Some(self.credential),
             trust: Some(self.trust),
+            subject: Some(self.subject),
         })
     }
 }

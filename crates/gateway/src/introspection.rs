@@ -1,5 +1,6 @@
-//! Token introspection (RFC 7662) of our access tokens, and revocation (RFC 7009) of them by possession or of any credential
-//! by its MRN. ID tokens are a third party's to check: nobody here could make it look again.
+//! Token introspection (RFC 7662) and revocation (RFC 7009): of access tokens, of key pairs by a JWT that they signed, and of any
+//! credential by its MRN. An ID token is known here by its MRN only: it is a third party's to check, and nobody here could
+//! make it look again.
 
 use std::sync::Arc;
 
@@ -10,13 +11,12 @@ use axum::response::{IntoResponse, Response};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::CredentialId;
 use sallyport_domain::mrn::Resource;
-use sallyport_domain::principal::Principal;
 use sallyport_domain::role::{Permission, RoleRef};
 use sallyport_domain::scope::Scope;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::{Value, json};
 
-use crate::authentication::{AuthenticationError, Door, access_token, authenticate};
+use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, possessed};
 use crate::oauth::{Form, Refused, read};
 use crate::services::Services;
 
@@ -39,34 +39,58 @@ pub async fn introspect(State(services): State<Arc<Services>>, request: Request<
 struct Unreachable;
 
 async fn describe(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Value>, Unreachable> {
-    let caller = match authenticate(services, headers, Door::Other).await {
-        Ok(caller) => caller,
-        Err(AuthenticationError::Unauthenticated) => return Ok(None),
-        Err(AuthenticationError::Unavailable) => return Err(Unreachable),
-    };
+    let Some(caller) = known(authenticate(services, headers, Door::Other).await)? else { return Ok(None) };
     let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
-    let issuer = &services.installation.public_url;
-    let Ok(claims) = services.keys.load().verify_access_token(token, issuer, services.now()) else { return Ok(None) };
-    let subject: Principal = match access_token(services, &snapshot, &claims) {
-        Ok(subject) => subject,
-        Err(_) => return Ok(None),
+    let installation = &services.installation;
+    let subject = match installation.mrns.parse(token) {
+        Some(Resource::Credential(scope, account, id)) => {
+            // Not even whether there is one is said to those who may not see it.
+            if !caller.may(Permission::CredentialsRead, &scope, &*snapshot) {
+                return Ok(None);
+            }
+            known(credential(services, &snapshot, &scope, account, id).await)?
+        }
+        _ => known(jwt(services, &snapshot, token, Door::Other).await)?,
     };
-    if !caller.may(Permission::CredentialsRead, &subject.scope, &*snapshot) {
+    let Some(subject) = subject.filter(|s| caller.may(Permission::CredentialsRead, &s.scope, &*snapshot)) else {
         return Ok(None);
-    }
+    };
     let scope = subject.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
-    Ok(Some(json!({
+    let trust = subject.trust.and_then(|id| snapshot.trust(id));
+    let mut description = json!({
         "active": true,
         "scope": scope,
-        "client_id": claims.client_id,
-        "token_type": "Bearer",
-        "exp": claims.exp,
-        "iat": claims.iat,
-        "sub": claims.sub,
-        "aud": claims.aud,
-        "iss": claims.iss,
-        "jti": claims.jti.to_string(),
-    })))
+        "sub": subject.mrn,
+        "iss": installation.public_url,
+        "aud": installation.public_url,
+    });
+    let more = [
+        ("client_id", trust.map(|trust| json!(installation.client_id(trust)))),
+        ("jti", subject.credential.map(|id| json!(id.to_string()))),
+        ("iat", subject.issued_at.map(|at| json!(at.seconds()))),
+        ("exp", subject.expires_at.map(|at| json!(at.seconds()))),
+        // A key pair is no bearer: its holder signs (RFC 7662 section 2.2 leaves the member out where it says nothing).
+        ("token_type", is_access_token(services, token).then(|| json!("Bearer"))),
+    ];
+    for (name, value) in more {
+        if let Some(value) = value {
+            description[name] = value;
+        }
+    }
+    Ok(Some(description))
+}
+
+fn is_access_token(services: &Services, token: &str) -> bool {
+    services.keys.load().verify_access_token(token, &services.installation.public_url, services.now()).is_ok()
+}
+
+/// Nobody, for a credential that is none; an error when that cannot be told.
+fn known<T>(recognised: Result<T, AuthenticationError>) -> Result<Option<T>, Unreachable> {
+    match recognised {
+        Ok(found) => Ok(Some(found)),
+        Err(AuthenticationError::Unauthenticated) => Ok(None),
+        Err(AuthenticationError::Unavailable) => Err(Unreachable),
+    }
 }
 
 /// `POST /auth/v1/revoke`: by possession of the token, or with an admin's bearer by the credential's MRN.
@@ -100,16 +124,8 @@ struct Target {
 
 async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Target>, Unreachable> {
     let mrns = &services.installation.mrns;
-    let by_mrn = match mrns.parse(token) {
-        Some(Resource::Credential(scope, account, id)) => Some((scope, account, id)),
-        _ => None,
-    };
-    if let Some((scope, account, id)) = by_mrn {
-        let caller = match authenticate(services, headers, Door::Other).await {
-            Ok(caller) => caller,
-            Err(AuthenticationError::Unauthenticated) => return Ok(None),
-            Err(AuthenticationError::Unavailable) => return Err(Unreachable),
-        };
+    if let Some(Resource::Credential(scope, account, id)) = mrns.parse(token) {
+        let Some(caller) = known(authenticate(services, headers, Door::Other).await)? else { return Ok(None) };
         let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
         if !caller.may(Permission::CredentialsRevoke, &scope, &*snapshot) {
             return Ok(None);
@@ -117,15 +133,10 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
         let stored = services.store.find_credential(&scope, account, id).await.map_err(|_| Unreachable)?;
         return Ok(stored.map(|s| Target { id, mrn: token.to_owned(), scope, until: s.expires_at, actor: caller.mrn }));
     }
-    let keys = services.keys.load();
-    let (issuer, now) = (&services.installation.public_url, services.now());
-    let (subject, id, exp) = match keys.verify_access_token(token, issuer, now) {
-        Ok(claims) => (claims.sub, claims.jti, claims.exp),
-        Err(_) => return Ok(None),
-    };
-    let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&subject) else { return Ok(None) };
-    let mrn = mrns.format(&Resource::Credential(scope.clone(), account, id));
-    Ok(Some(Target { id, mrn, scope, until: Timestamp::from_seconds(exp), actor: subject }))
+    let Some(held) = known(possessed(services, token).await)? else { return Ok(None) };
+    let account = Resource::ServiceAccount(held.scope.clone(), held.account);
+    let mrn = mrns.format(&Resource::Credential(held.scope.clone(), held.account, held.id));
+    Ok(Some(Target { id: held.id, mrn, scope: held.scope, until: held.until, actor: mrns.format(&account) }))
 }
 
 impl Target {

@@ -227,9 +227,11 @@ pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
     Answer { reference, result }
 }
 
-/// Matching, moved off the async threads when a condition may take long. `None` when there are no candidates.
+/// Matching among the trusts of one provider, moved off the async threads when a condition may take long. `None` when there
+/// are none.
 pub(crate) async fn choose_apart(
     services: &Services,
+    snapshot: &Snapshot,
     group: Vec<Candidate>,
     identity: &Identity,
     source_ip: Option<IpAddr>,
@@ -237,13 +239,16 @@ pub(crate) async fn choose_apart(
 ) -> Option<(Candidate, Evaluation)> {
     let installation = &services.installation;
     let now = services.now();
+    let provider = group.first()?.provider.id;
+    let subject_disabled = snapshot.subject_disabled(provider, &identity.subject);
     if !group.iter().any(Candidate::is_heavy) {
-        let at = Circumstances { installation, now, leeway: LEEWAY, source_ip, requested_roles };
+        let at = Circumstances { installation, now, leeway: LEEWAY, source_ip, requested_roles, subject_disabled };
         return choose(&group, identity, &at).map(|(c, e)| (c.clone(), e));
     }
     let (installation, identity, roles) = (installation.clone(), identity.clone(), requested_roles.to_vec());
     tokio::task::spawn_blocking(move || {
-        let at = Circumstances { installation: &installation, now, leeway: LEEWAY, source_ip, requested_roles: &roles };
+        let (installation, requested_roles) = (&installation, roles.as_slice());
+        let at = Circumstances { installation, now, leeway: LEEWAY, source_ip, requested_roles, subject_disabled };
         choose(&group, &identity, &at).map(|(c, e)| (c.clone(), e))
     })
     .await
@@ -349,7 +354,7 @@ impl Run<'_> {
                 Err(refusal) => {
                     unverified = Some(Refused::unverified(&provider, &group, verification, refusal.clone()));
                 }
-                Ok(identity) => match self.choose(group, identity.identity()).await {
+                Ok(identity) => match self.choose(snapshot, group, identity.identity()).await {
                     Some((candidate, evaluation)) => evaluated.push((candidate, evaluation, index)),
                     None => return Some((Err(Refusal::Unavailable), "internal")),
                 },
@@ -459,8 +464,14 @@ impl Run<'_> {
         }
     }
 
-    async fn choose(&self, group: Vec<Candidate>, identity: &Identity) -> Option<(Candidate, Evaluation)> {
-        choose_apart(self.services, group, identity, self.attempt.source_ip, &self.attempt.requested_roles).await
+    async fn choose(
+        &self,
+        snapshot: &Snapshot,
+        group: Vec<Candidate>,
+        identity: &Identity,
+    ) -> Option<(Candidate, Evaluation)> {
+        let Attempt { source_ip, requested_roles, .. } = self.attempt;
+        choose_apart(self.services, snapshot, group, identity, *source_ip, requested_roles).await
     }
 
     async fn record_refusal(

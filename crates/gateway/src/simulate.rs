@@ -95,7 +95,7 @@ async fn decide(services: &Services, snapshot: &Snapshot, simulation: Simulation
     }
     let mut furthest: Option<Simulated> = None;
     for (provider, group) in by_provider(candidates) {
-        let simulated = subject.present(services, &simulation, &provider, &group).await;
+        let simulated = subject.present(services, snapshot, &simulation, &provider, &group).await;
         if simulated.granted() {
             return simulated;
         }
@@ -152,6 +152,7 @@ impl<'a> Subject<'a> {
     async fn present(
         &self,
         services: &Services,
+        snapshot: &Snapshot,
         simulation: &Simulation,
         provider: &Arc<Provider>,
         group: &[Candidate],
@@ -175,7 +176,8 @@ impl<'a> Subject<'a> {
             let trust = group.first().map(trust_of);
             return Simulated { trust, terms: None, checks, claims: self.claims().cloned() };
         };
-        let chosen = pipeline::choose_apart(services, group.to_vec(), &identity, simulation.source_ip, &[]).await;
+        let (group, source_ip) = (group.to_vec(), simulation.source_ip);
+        let chosen = pipeline::choose_apart(services, snapshot, group, &identity, source_ip, &[]).await;
         let Some((candidate, evaluation)) = chosen else {
             return Simulated::refused(checks, self.claims().cloned());
         };

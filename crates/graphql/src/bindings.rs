@@ -643,6 +643,7 @@ impl Draft {
             disabled: false,
             implicit: true,
             version: 1,
+            credentials_not_before: None,
             warnings: Vec::new(),
             created_at: names.now,
             created_by: created_by.to_owned(),

@@ -1,4 +1,4 @@
-//! OIDC ID tokens for third parties, and the revocation of credentials.
+//! OIDC ID tokens for third parties.
 
 use async_graphql::{Context, InputObject, Object, SimpleObject};
 use sallyport_credentials::id_token::IdTokenClaims;
@@ -9,7 +9,6 @@ use sallyport_domain::role::Permission;
 use sallyport_domain::scope::Scope;
 use sallyport_domain::trust::BINDING_LIFETIME;
 use sallyport_domain::validate;
-use sallyport_store::Write;
 use serde_json::json;
 
 use crate::access::{Access, Caller, Planned};
@@ -40,13 +39,6 @@ pub(crate) struct GeneratePayload {
     expires_at: String,
 }
 
-/// What was revoked.
-#[derive(SimpleObject, Clone, Debug)]
-pub(crate) struct RevokeCredentialsPayload {
-    /// MRN of the credential, or of that whose credentials were all revoked.
-    mrn: String,
-}
-
 /// The mutations.
 #[derive(Default)]
 pub(crate) struct IdTokenMutation;
@@ -58,17 +50,6 @@ impl IdTokenMutation {
     #[graphql(name = "generateIDToken", complexity = "50 + child_complexity")]
     async fn generate_id_token(&self, context: &Context<'_>, input: GenerateInput) -> Result<Option<GeneratePayload>> {
         Ok(Some(Box::pin(generate(Caller::of(context)?, &input)).await?))
-    }
-
-    /// Ends one credential, or every credential that a trust, a binding or a service account has got so far.
-    #[graphql(complexity = "50 + child_complexity")]
-    async fn revoke_credentials(
-        &self,
-        context: &Context<'_>,
-        #[graphql(desc = "MRN of a credential, a trust, a binding or a service account.")] mrn: String,
-    ) -> Result<Option<RevokeCredentialsPayload>> {
-        Box::pin(revoke(Caller::of(context)?, &mrn)).await?;
-        Ok(Some(RevokeCredentialsPayload { mrn }))
     }
 }
 
@@ -142,65 +123,4 @@ fn speaks_of(
             ))
         }
     }
-}
-
-async fn revoke(caller: &Caller, mrn: &str) -> Result<()> {
-    let missing = || Error::not_found("credential, trust, binding or service account");
-    let target = caller.mrns().parse(mrn).ok_or_else(missing)?;
-    let scope = match &target {
-        Resource::Credential(scope, ..)
-        | Resource::ServiceAccount(scope, _)
-        | Resource::Trust(scope, _)
-        | Resource::Binding(scope, _) => scope.clone(),
-        _ => return Err(missing()),
-    };
-    let may = |access: &Access<'_>| {
-        access.require(Permission::CredentialsRevoke, &scope, "credential, trust, binding or service account")
-    };
-    let until = match &target {
-        Resource::Credential(_, account, id) => {
-            may(&caller.access(&*caller.snapshot()?)?)?;
-            let stored = caller.services.store.find_credential(&scope, *account, *id).await?;
-            Some(stored.ok_or_else(missing)?.expires_at)
-        }
-        _ => None,
-    };
-    caller
-        .mutate(|access| {
-            may(access)?;
-            // Now, and not when the request came: what was issued while it waited for its turn is to end too.
-            let now = caller.now();
-            let audit = || caller.audit(access.snapshot, "revokeCredentials", &target, &scope, (None, None));
-            let write = match &target {
-                Resource::Credential(_, _, id) if access.snapshot.is_revoked(*id) => {
-                    return Ok(Planned { writes: Vec::new(), value: () });
-                }
-                Resource::Credential(_, _, id) => {
-                    Write::RevokeCredential { id: *id, until: until.ok_or_else(missing)? }
-                }
-                Resource::ServiceAccount(_, id) => {
-                    let found = access.snapshot.service_account(*id).filter(|account| account.scope == scope);
-                    let mut account =
-                        found.map(|a| sallyport_domain::principal::ServiceAccount::clone(a)).ok_or_else(missing)?;
-                    account.credentials_not_before = Some(now);
-                    Write::PutServiceAccount(account)
-                }
-                Resource::Trust(_, id) | Resource::Binding(_, id) => {
-                    let candidate = access.snapshot.candidate(*id).ok_or_else(missing)?;
-                    let mut trust = candidate.trust.trust().clone();
-                    if trust.scope != scope {
-                        return Err(missing());
-                    }
-                    trust.credentials_not_before = Some(now);
-                    let issuer = candidate.provider.issuer.key();
-                    let binding_fingerprint =
-                        trust.binding.then(|| sallyport_store::binding_fingerprint(&trust, issuer));
-                    Write::PutTrust { trust, binding_fingerprint }
-                }
-                _ => return Err(missing()),
-            };
-            Ok(Planned { writes: vec![write, audit()], value: () })
-        })
-        .await?;
-    Ok(())
 }

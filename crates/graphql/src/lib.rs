@@ -20,11 +20,13 @@ pub mod limits;
 mod paging;
 mod presets;
 mod providers;
+mod revocation;
 mod roles;
 pub mod schema;
 mod scopes;
 mod service_accounts;
 mod simulation;
+mod subjects;
 mod trusts;
 mod viewer;
 

@@ -491,6 +491,7 @@ async fn create(caller: &Caller, input: CreateInput) -> Result<Provider> {
         disabled: false,
         implicit: false,
         version: 1,
+        credentials_not_before: None,
         warnings: Vec::new(),
         created_at: caller.now(),
         created_by: caller.principal.mrn.clone(),

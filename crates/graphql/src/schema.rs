@@ -12,10 +12,12 @@ use crate::id_tokens::IdTokenMutation;
 use crate::limits::{COMPLEXITY_MAX, DEPTH_MAX, DIRECTIVES_MAX, NESTING_MAX};
 use crate::presets::PresetQuery;
 use crate::providers::{ProviderMutation, ProviderQuery};
+use crate::revocation::RevocationMutation;
 use crate::roles::{RoleMutation, RoleQuery};
 use crate::scopes::{ScopeMutation, ScopeQuery};
 use crate::service_accounts::{ServiceAccountMutation, ServiceAccountQuery};
 use crate::simulation::SimulationQuery;
+use crate::subjects::{SubjectMutation, SubjectQuery};
 use crate::trusts::{TrustMutation, TrustQuery};
 use crate::viewer::ViewerQuery;
 
@@ -29,6 +31,7 @@ pub(crate) struct Query(
     ApiTokenQuery,
     BindingQuery,
     ProviderQuery,
+    SubjectQuery,
     TrustQuery,
     ExchangeQuery,
     SimulationQuery,
@@ -46,8 +49,10 @@ pub(crate) struct Mutation(
     ApiTokenMutation,
     BindingMutation,
     ProviderMutation,
+    SubjectMutation,
     TrustMutation,
     IdTokenMutation,
+    RevocationMutation,
 );
 
 /// Builds the schema with its limits.

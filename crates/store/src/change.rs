@@ -10,6 +10,7 @@ use sallyport_domain::provider::Provider;
 use sallyport_domain::role::{Role, RoleName};
 use sallyport_domain::scope::{Organization, Scope, Space};
 use sallyport_domain::snapshot::{Change, Snapshot};
+use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 use crate::entity::{
     api_token, audit_entry, configuration_change, configuration_revision, organization, provider, retired_id,
-    revoked_credential, role, service_account, space, trust, trust_usage,
+    revoked_credential, role, service_account, space, subject_status, trust, trust_usage,
 };
 use crate::error::{Constraint, StoreError};
 use crate::load::changes_of;
@@ -69,6 +70,8 @@ pub enum Write {
     },
     /// Deletes a trust.
     DeleteTrust(TrustId),
+    /// Makes or replaces the status of a subject, whose provider must be there. It goes with that provider.
+    PutSubjectStatus(SubjectStatus),
     /// Ends one credential.
     RevokeCredential {
         /// The credential.
@@ -118,6 +121,8 @@ pub(crate) enum Changed {
     /// A trust was made, changed or deleted in this scope. Stands beside [`Self::Trust`], whose row may be gone: whoever
     /// chose among the scope's trusts chose among others than there are now.
     TrustsOf(Scope),
+    /// A subject of a provider, by the hash of its name.
+    Subject(ProviderId, String),
     Credential(CredentialId),
 }
 
@@ -132,6 +137,7 @@ impl Changed {
             Self::Provider(id) => ("provider", id.to_string()),
             Self::Trust(id) => ("trust", id.to_string()),
             Self::TrustsOf(scope) => ("trusts_of", scope.key()),
+            Self::Subject(provider, hash) => ("subject", format!("{provider}/{hash}")),
             Self::Credential(id) => ("credential", id.to_string()),
         };
         configuration_change::Model { revision, kind: kind.to_owned(), key }
@@ -151,6 +157,10 @@ impl Changed {
             "provider" => ProviderId::parse(key).map(Self::Provider),
             "trust" => TrustId::parse(key).map(Self::Trust),
             "trusts_of" => Scope::parse_key(key).map(Self::TrustsOf),
+            "subject" => {
+                let (provider, hash) = key.split_once('/')?;
+                Some(Self::Subject(ProviderId::parse(provider)?, hash.to_owned()))
+            }
             "credential" => CredentialId::parse(key).map(Self::Credential),
             _ => None,
         }
@@ -288,7 +298,8 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
             Changed::Provider(value.id)
         }
         Write::DeleteProvider(id) => {
-            provider::Entity::delete_by_id(id.0).exec(db).await?;
+            let gone = provider::Entity::delete_by_id(id.0).exec(db).await?;
+            forget_subjects(db, gone.rows_affected, *id).await?;
             Changed::Provider(*id)
         }
         Write::DeleteProviderIfUnused(id) => {
@@ -297,11 +308,12 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
                 .from(trust::Entity)
                 .and_where(trust::Column::ProviderId.eq(id.0))
                 .take();
-            provider::Entity::delete_by_id(id.0)
+            let gone = provider::Entity::delete_by_id(id.0)
                 .filter(provider::Column::Implicit.eq(true))
                 .filter(Expr::exists(trusts).not())
                 .exec(db)
                 .await?;
+            forget_subjects(db, gone.rows_affected, *id).await?;
             Changed::Provider(*id)
         }
         Write::PutTrust { trust, binding_fingerprint } => {
@@ -316,6 +328,12 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
             trust::Entity::delete_by_id(id.0).exec(db).await?;
             Changed::Trust(*id)
         }
+        Write::PutSubjectStatus(status) => {
+            let row = subject_status::Model::of(status);
+            let named = Changed::Subject(status.provider, row.subject_hash.clone());
+            put(db, row).await?;
+            named
+        }
         Write::RevokeCredential { id, until } => {
             put(db, revoked_credential::Model { id: id.0, until: until.micros() }).await?;
             Changed::Credential(*id)
@@ -328,6 +346,15 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
         }
     };
     changed.insert(named);
+    Ok(())
+}
+
+/// What was said about the subjects of a provider that is gone.
+async fn forget_subjects(db: &impl ConnectionTrait, gone: u64, provider: ProviderId) -> Result<(), StoreError> {
+    if gone > 0 {
+        let of_provider = subject_status::Column::ProviderId.eq(provider.0);
+        subject_status::Entity::delete_many().filter(of_provider).exec(db).await?;
+    }
     Ok(())
 }
 

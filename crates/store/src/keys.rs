@@ -11,10 +11,14 @@ use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoA
 
 use crate::change::{Changed, advance_revision, announce};
 use crate::entity::{
-    api_token, exchange, installation, replay_use, revoked_credential, signing_key, signing_key_set, trust, trust_usage,
+    api_token, exchange, installation, replay_use, revoked_credential, signing_key, signing_key_set, subject_status,
+    trust, trust_usage,
 };
 use crate::error::StoreError;
 use crate::store::{Store, read_revision, retry};
+
+/// Longest life of a credential, in seconds.
+const CREDENTIAL_LIFETIME_MAX: i64 = sallyport_domain::validate::LIFETIME_MAX as i64;
 
 /// A signing key as it is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -196,6 +200,16 @@ impl Store {
             .filter(revoked_credential::Column::Until.lt(now))
             .exec(db)
             .await?;
+        // Enabled again, and no credential is left that it ended.
+        let ended = now - CREDENTIAL_LIFETIME_MAX * 1_000_000;
+        let idle = subject_status::Column::CredentialsNotBefore
+            .is_null()
+            .or(subject_status::Column::CredentialsNotBefore.lt(ended));
+        let subjects = subject_status::Entity::delete_many()
+            .filter(subject_status::Column::Disabled.eq(false))
+            .filter(idle)
+            .exec(db)
+            .await?;
         // On PostgreSQL a grant may be recorded while its trust is being deleted, and leave this behind.
         let trusts = sea_orm::sea_query::Query::select()
             .expr(Expr::val(1_i32))
@@ -206,7 +220,7 @@ impl Store {
             )
             .take();
         let usages = trust_usage::Entity::delete_many().filter(Expr::exists(trusts).not()).exec(db).await?;
-        Ok(uses.rows_affected + revoked.rows_affected + usages.rows_affected)
+        Ok(uses.rows_affected + revoked.rows_affected + subjects.rows_affected + usages.rows_affected)
     }
 
     /// Forgets exchanges decided before `before`, and with them what is known of their credentials: keep at least a day.

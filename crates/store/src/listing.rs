@@ -11,12 +11,14 @@ use sallyport_domain::principal::{ApiToken, ServiceAccount};
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::Role;
 use sallyport_domain::scope::{Organization, Scope, Space};
+use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
 use crate::change::AuditEntry;
 use crate::entity::{
-    api_token, audit_entry, exchange, organization, provider, role, service_account, space, trust, trust_usage,
+    api_token, audit_entry, exchange, organization, provider, role, service_account, space, subject_status, trust,
+    trust_usage,
 };
 use crate::error::StoreError;
 use crate::load::by_key;
@@ -336,6 +338,35 @@ impl Store {
             .one(self.reader())
             .await?;
         row.map(provider::Model::read).transpose()
+    }
+
+    /// The subjects of a provider that something was said about, longest unchanged first.
+    ///
+    /// # Errors
+    /// A bad cursor, or the database.
+    pub async fn list_subject_statuses(
+        &self,
+        provider: ProviderId,
+        request: &PageRequest,
+    ) -> Result<Page<SubjectStatus>, StoreError> {
+        use subject_status::{Column, Entity, Model};
+        let select = Entity::find().filter(Column::ProviderId.eq(provider.0));
+        let order =
+            Keyset { name: "subject_status", sort: Column::UpdatedAt, id: Column::SubjectHash, descending: false };
+        page(self.reader(), select, order, (&NUMBER, &TEXT), request, |row| {
+            (Key::Number(row.updated_at), Key::Text(row.subject_hash.clone()))
+        })
+        .await?
+        .try_map(|row| Ok(Model::read(row)))
+    }
+
+    /// How many [`Self::list_subject_statuses`] lists.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn count_subject_statuses(&self, provider: ProviderId) -> Result<u64, StoreError> {
+        use subject_status::{Column, Entity};
+        Ok(Entity::find().filter(Column::ProviderId.eq(provider.0)).count(self.reader()).await?)
     }
 
     /// How many trusts lead to this service account.

@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::change::Changed;
 use crate::entity::{
-    api_token, configuration_change, organization, provider, revoked_credential, role, service_account, space, trust,
+    api_token, configuration_change, organization, provider, revoked_credential, role, service_account, space,
+    subject_status, trust,
 };
 use crate::error::StoreError;
 use crate::store::{Store, read_revision, retry};
@@ -106,6 +107,8 @@ async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
         let values = rows.into_iter().map(provider::Model::read).collect::<Result<Vec<_>, _>>()?;
         snapshot = snapshot.with(revision, values.into_iter().map(|v| Change::Provider(v.id, Some(Arc::new(v)))));
     }
+    let statuses = subject_status::Entity::find().all(db).await?;
+    snapshot = snapshot.with(revision, statuses.into_iter().map(|row| Change::Subject(Arc::new(row.read()))));
     let mut after = None;
     while let Some(rows) = next_chunk::<trust::Entity>(db, trust::Column::Id, after).await? {
         after = rows.last().map(|row| row.id);
@@ -207,6 +210,11 @@ pub(crate) async fn changes_of(
         }
         changes.push(Change::Provider(id, value));
     }
+    for (provider, hash) in named.subjects {
+        // One that is not there went with its provider.
+        let row = subject_status::Entity::find_by_id((provider.0, hash)).one(db).await?;
+        changes.extend(row.map(|row| Change::Subject(Arc::new(row.read()))));
+    }
     let mut found =
         by_key::<trust::Entity, _, _>(db, trust::Column::Id, named.trusts.iter().map(|id| id.0), |row| row.id).await?;
     for id in named.trusts {
@@ -227,6 +235,7 @@ struct Named {
     tokens: Vec<ApiTokenId>,
     providers: Vec<ProviderId>,
     trusts: BTreeSet<TrustId>,
+    subjects: Vec<(ProviderId, String)>,
     credentials: Vec<CredentialId>,
 }
 
@@ -242,6 +251,7 @@ impl Named {
             Changed::Trust(id) => drop(self.trusts.insert(id)),
             // Its trusts are named one by one as well.
             Changed::TrustsOf(_) => {}
+            Changed::Subject(provider, hash) => self.subjects.push((provider, hash)),
             Changed::Credential(id) => self.credentials.push(id),
         }
     }

@@ -6,8 +6,8 @@
 //! has changed since: its caller decides again. So whatever order an observer sees, no grant comes after a change that
 //! forbade it.
 //!
-//! A grant rests on its trust, the other trusts of that scope (among which that one was chosen), the provider, the service
-//! account, the scope, its organization, and the roles which that organization defined. What else changes, above all
+//! A grant rests on its trust, the other trusts of that scope (among which that one was chosen), the provider, its subject, the
+//! service account, the scope, its organization, and the roles which that organization defined. What else changes, above all
 //! whatever another tenant does, leaves it alone. When it cannot be told what changed, because that is too much or the feed
 //! no longer says, everything has.
 
@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::change::Changed;
-use crate::entity::{configuration_change, exchange, replay_use, trust_usage};
+use crate::entity::{configuration_change, exchange, replay_use, subject_status, trust_usage};
 use crate::error::StoreError;
 use crate::feed::Configuration;
 use crate::store::{Store, choose_lane, hold_revision, retry};
@@ -315,6 +315,9 @@ fn rests_on(grant: &ExchangeRecord, changed: &Changed) -> bool {
         Changed::Trust(id) => grant.trust.is_none_or(|own| own == *id),
         Changed::TrustsOf(scope) => grant.scope == *scope,
         Changed::Provider(id) => grant.provider.is_none_or(|own| own == *id),
+        Changed::Subject(id, hash) => {
+            grant.provider.is_none_or(|own| own == *id) && subject_status::hash(&grant.subject) == *hash
+        }
         Changed::ServiceAccount(id) => grant.service_account.is_none_or(|own| own == *id),
         Changed::Space(id) => matches!(&grant.scope, Scope::Space(own) if own == id),
         Changed::Organization(id) | Changed::Role(id, _) => organization(id),

@@ -5,6 +5,7 @@ use sea_orm::entity::prelude::*;
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
+use sallyport_domain::subject_status::recorded;
 
 use super::{Row, list_text};
 use crate::error::StoreError;
@@ -57,9 +58,9 @@ impl Model {
             binding: record.binding,
             provider_id: record.provider.map(|id| id.0),
             service_account_id: record.service_account.map(|id| id.0),
-            issuer: storable(&record.issuer),
-            subject: storable(&record.subject),
-            source_ip: record.source_ip.as_deref().map(storable),
+            issuer: recorded(&record.issuer).into_owned(),
+            subject: recorded(&record.subject).into_owned(),
+            source_ip: record.source_ip.clone(),
             token_hash: record.token_hash.to_vec(),
             checks: list_text(&record.checks),
             credential_kind: credential.map(|c| c.kind.name().to_owned()),
@@ -108,9 +109,4 @@ impl Model {
             public_key: self.credential_public_key.clone(),
         }))
     }
-}
-
-/// PostgreSQL's text cannot hold U+0000, and a stranger's token can: without this, one would spoil its whole batch.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{FFFD}")
 }

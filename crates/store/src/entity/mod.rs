@@ -17,6 +17,7 @@ pub mod service_account;
 pub mod signing_key;
 pub mod signing_key_set;
 pub mod space;
+pub mod subject_status;
 pub mod trust;
 pub mod trust_usage;
 
