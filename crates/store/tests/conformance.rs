@@ -24,6 +24,7 @@ use sallyport_domain::provider::{Algorithm, KeySource, Provider, ProviderKind, R
 use sallyport_domain::role::{BuiltInRole, Permission, Role, RoleName, RoleRef};
 use sallyport_domain::scope::{Organization, Scope, Space};
 use sallyport_domain::snapshot::Snapshot;
+use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sallyport_store::{
     AuditEntry, BindingOrder, BindingOrderField, Configuration, Constraint, ExchangeFilter, KeyRow, MutateError,
@@ -222,6 +223,7 @@ fn a_provider(scope: Scope, issuer: &str) -> Provider {
         disabled: false,
         implicit: true,
         version: 1,
+        credentials_not_before: None,
         warnings: vec![],
         created_at: now(),
         created_by: "//someone".into(),
@@ -273,6 +275,18 @@ fn an_audit_entry(action: &str) -> AuditEntry {
         before: None,
         after: Some(serde_json::json!({"z": 1, "a": [null, "x"]})),
         request_id: Some("request-1".into()),
+    }
+}
+
+/// About the subject of [`a_grant`].
+fn a_status(provider: &Provider) -> SubjectStatus {
+    SubjectStatus {
+        provider: provider.id,
+        subject: "subject".into(),
+        disabled: false,
+        credentials_not_before: None,
+        updated_at: now(),
+        updated_by: "//somebody".into(),
     }
 }
 
@@ -352,6 +366,7 @@ async fn everything_round_trips_and_goes(db: Db) {
     provider.disabled = true;
     provider.implicit = false;
     provider.version = 7;
+    provider.credentials_not_before = Some(now());
     provider.warnings = vec!["w \"quoted\"".into()];
     let mut trust = a_trust(&provider, &account);
     trust.description = Some("d".into());
@@ -366,6 +381,8 @@ async fn everything_round_trips_and_goes(db: Db) {
     trust.credentials_not_before = Some(now());
     trust.warnings = vec!["w".into()];
     let revoked = CredentialId(fresh());
+    let mut status = a_status(&provider);
+    status.disabled = true;
 
     let snapshot = write(
         &configuration,
@@ -377,6 +394,7 @@ async fn everything_round_trips_and_goes(db: Db) {
             Write::PutApiToken(token.clone()),
             Write::PutProvider(provider.clone()),
             Write::PutTrust { trust: trust.clone(), binding_fingerprint: Some(random_hash()) },
+            Write::PutSubjectStatus(status.clone()),
             Write::RevokeCredential { id: revoked, until: now() },
             Write::Audit(an_audit_entry("all")),
         ],
@@ -392,6 +410,8 @@ async fn everything_round_trips_and_goes(db: Db) {
         assert_eq!(format!("{:?}", snapshot.provider(provider.id).unwrap()), format!("{provider:?}"));
         assert_eq!(*snapshot.trust(trust.id).unwrap().trust(), trust);
         assert!(snapshot.is_revoked(revoked));
+        assert_eq!(snapshot.subject_status(provider.id, &status.subject).unwrap().as_ref(), &status);
+        assert!(!snapshot.subject_disabled(provider.id, &status.subject.to_uppercase()));
     }
     assert_eq!(db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items[0].action, "all");
 
@@ -424,6 +444,7 @@ async fn everything_round_trips_and_goes(db: Db) {
         assert!(snapshot.service_account(account.id).is_none());
         assert!(snapshot.api_token_by_hash(&token.secret_hash).is_none());
         assert!(snapshot.provider(provider.id).is_none());
+        assert!(snapshot.subject_status(provider.id, &status.subject).is_none());
         assert!(snapshot.trust(trust.id).is_none());
         assert!(snapshot.candidate_by_client(&trust.client_name).is_none());
     }
@@ -437,12 +458,16 @@ async fn feed_and_full_reload_agree(db: Db) {
     write(&configuration, vec![Write::PutRole(a_role()), put_trust(&other)]).await;
     write(&configuration, vec![put_trust(&Trust { disabled: true, ..trust.clone() })]).await;
     write(&configuration, vec![Write::DeleteTrust(other.id)]).await;
+    write(&configuration, vec![Write::PutSubjectStatus(a_status(&provider))]).await;
 
     let tell = |snapshot: &Snapshot| told(snapshot, &[trust.id, other.id], &[account.id], &[provider.id]);
     let leader = configuration.refresh().await.unwrap();
-    assert_eq!(leader.revision(), 4);
+    assert_eq!(leader.revision(), 5);
     assert_eq!(tell(&leader), tell(&db.store.load_snapshot().await.unwrap()));
-    assert_eq!(tell(&leader), tell(&follower.refresh().await.unwrap()));
+    let followed = follower.refresh().await.unwrap();
+    assert_eq!(tell(&leader), tell(&followed));
+    let status = a_status(&provider);
+    assert_eq!(followed.subject_status(provider.id, &status.subject).unwrap().as_ref(), &status);
 }
 
 async fn replicas_see_each_other(db: Db) {
@@ -1041,12 +1066,15 @@ async fn only_what_a_grant_rests_on_supersedes_it(db: Db) {
         (false, Write::PutServiceAccount(theirs.1)),
         (false, put_trust(&their_trust)),
         (false, Write::DeleteTrust(their_trust.id)),
-        (false, Write::PutProvider(on_platform)),
+        (false, Write::PutProvider(on_platform.clone())),
         (false, Write::PutServiceAccount(at_organization.clone())),
         (false, put_trust(&a_trust(&provider, &at_organization))),
         (false, Write::PutServiceAccount(an_account(space()))),
         (false, Write::PutApiToken(token)),
         (false, Write::RevokeCredential { id: CredentialId(fresh()), until: now() }),
+        (false, Write::PutSubjectStatus(SubjectStatus { subject: "another".into(), ..a_status(&provider) })),
+        (false, Write::PutSubjectStatus(SubjectStatus { provider: on_platform.id, ..a_status(&provider) })),
+        (true, Write::PutSubjectStatus(a_status(&provider))),
         (true, Write::PutOrganization(an_organization())),
         (true, Write::PutSpace(a_space())),
         (true, Write::PutRole(a_role())),
@@ -1359,6 +1387,15 @@ async fn expired_things_are_forgotten(db: Db) {
     assert_eq!(db.store.purge_expired(now()).await.unwrap(), 0);
     assert_eq!(db.store.purge_expired(now().plus_seconds(1)).await.unwrap(), 2);
     assert!(db.store.load_snapshot().await.unwrap().is_revoked(kept));
+    // What was said about a subject goes when it means nothing any more: enabled, and all that it ended would have ended.
+    let status = SubjectStatus { credentials_not_before: Some(now()), ..a_status(&provider) };
+    let disabled = SubjectStatus { subject: "disabled".into(), disabled: true, ..status.clone() };
+    write(&configuration, vec![Write::PutSubjectStatus(status), Write::PutSubjectStatus(disabled)]).await;
+    assert_eq!(db.store.purge_expired(now().plus_seconds(86_400)).await.unwrap(), 1, "the other revocation");
+    assert_eq!(db.store.purge_expired(now().plus_seconds(86_401)).await.unwrap(), 1);
+    let left = db.store.list_subject_statuses(provider.id, &PageRequest::default()).await.unwrap();
+    assert_eq!(left.items.iter().map(|s| s.subject.as_str()).collect::<Vec<_>>(), ["disabled"]);
+    assert_eq!(db.store.count_subject_statuses(provider.id).await.unwrap(), 1);
     assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
     assert_eq!(db.store.purge_exchanges(now()).await.unwrap(), 0);
     assert_eq!(db.store.purge_exchanges(now().plus_seconds(1)).await.unwrap(), 1);

@@ -68,6 +68,7 @@ pub(crate) fn provider(issuer: &str) -> Provider {
         disabled: false,
         implicit: false,
         version: 1,
+        credentials_not_before: None,
         warnings: Vec::new(),
         created_at: Timestamp::from_seconds(NOW),
         created_by: String::new(),
