@@ -14,6 +14,7 @@
 mod support;
 
 mod aws;
+mod backup;
 mod bindings;
 mod credentials;
 mod durability;

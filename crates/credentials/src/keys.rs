@@ -217,6 +217,20 @@ impl StoredKey {
         })
     }
 
+    /// The same key sealed with `master`; `None` when it is already.
+    ///
+    /// # Errors
+    /// [`KeyError::Sealed`] when neither `master` nor its fallback opens it.
+    pub fn reseal(&self, master: &MasterKey, entropy: &dyn Entropy) -> Result<Option<Self>, KeyError> {
+        let private = self.open(master)?;
+        if master.sealed(&self.sealed) {
+            return Ok(None);
+        }
+        let context = context(self.purpose, &self.id, &self.public);
+        let sealed = master.seal(&context, &private, entropy).map_err(KeyError::Sealing)?;
+        Ok(Some(Self { sealed, ..self.clone() }))
+    }
+
     /// That this record contradicts itself.
     pub(crate) fn corrupt(&self) -> KeyError {
         KeyError::Corrupt { id: self.id.clone(), purpose: self.purpose }

@@ -69,11 +69,13 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A 256-bit key from which the sealing key is derived (HKDF-SHA-256, RFC 5869).
+/// A 256-bit key from which the sealing key is derived (HKDF-SHA-256, RFC 5869). While the master key is being replaced, it has
+/// the other one beside it: what either sealed is opened, and only this one seals.
 pub struct MasterKey {
     bytes: Zeroizing<[u8; KEY_LEN]>,
     cipher: LessSafeKey,
     fingerprint: Fingerprint,
+    fallback: Option<Box<MasterKey>>,
 }
 
 impl fmt::Debug for MasterKey {
@@ -121,7 +123,18 @@ impl MasterKey {
         let cipher = UnboundKey::from(root.expand(&[b"seal v1"], &AES_256_GCM).map_err(failed)?);
         let mut fingerprint = [0; FINGERPRINT_LEN];
         root.expand(&[b"fingerprint"], FingerprintLen).and_then(|okm| okm.fill(&mut fingerprint)).map_err(failed)?;
-        Ok(Self { bytes, cipher: LessSafeKey::new(cipher), fingerprint: Fingerprint(fingerprint) })
+        Ok(Self { bytes, cipher: LessSafeKey::new(cipher), fingerprint: Fingerprint(fingerprint), fallback: None })
+    }
+
+    /// The same key, which also opens what `other` sealed.
+    #[must_use]
+    pub fn with_fallback(self, other: Self) -> Self {
+        Self { fallback: Some(Box::new(other)), ..self }
+    }
+
+    /// Whether this key sealed the data, as its head says; `false` for its fallback's.
+    pub fn sealed(&self, data: &[u8]) -> bool {
+        data.get(1..=FINGERPRINT_LEN) == Some(&self.fingerprint.0)
     }
 
     /// The key as padded base64, for the file it is kept in.
@@ -174,6 +187,9 @@ impl MasterKey {
         let (header, body) = sealed.split_at_checked(HEADER_LEN).ok_or(MasterKeyError::Tampered)?;
         let (fingerprint, nonce) = header[1..].split_at(FINGERPRINT_LEN);
         if fingerprint != self.fingerprint.0 {
+            if let Some(fallback) = self.fallback.as_ref().filter(|fallback| fallback.sealed(sealed)) {
+                return fallback.open(context, sealed);
+            }
             let sealed_with = Fingerprint(fingerprint.try_into().map_err(|_| MasterKeyError::Tampered)?);
             return Err(MasterKeyError::WrongKey { sealed_with, this: self.fingerprint });
         }
@@ -233,6 +249,21 @@ mod tests {
             other.open(b"c", &sealed).unwrap_err(),
             MasterKeyError::WrongKey { sealed_with: key.fingerprint(), this: other.fingerprint() }
         );
+    }
+
+    #[test]
+    fn a_fallback_opens_and_never_seals() {
+        let (old, entropy) = key();
+        let new = MasterKey::generate(&entropy).unwrap();
+        let by_old = old.seal(b"c", b"secret", &entropy).unwrap();
+        let both = MasterKey::from_base64(&new.to_base64()).unwrap().with_fallback(old);
+        assert_eq!(*both.open(b"c", &by_old).unwrap(), b"secret");
+        assert!(!both.sealed(&by_old));
+        let by_both = both.seal(b"c", b"secret", &entropy).unwrap();
+        assert!(both.sealed(&by_both));
+        assert_eq!(*new.open(b"c", &by_both).unwrap(), b"secret");
+        let third = MasterKey::generate(&entropy).unwrap().seal(b"c", b"x", &entropy).unwrap();
+        assert!(matches!(both.open(b"c", &third), Err(MasterKeyError::WrongKey { .. })));
     }
 
     #[test]

@@ -97,6 +97,30 @@ pub(crate) async fn rotate_by_command(store: &Store, master: &MasterKey, seams: 
     .map(drop)
 }
 
+/// Seals every key with the master key at hand (`sallyport keys reseal`); answers how many were sealed with its fallback.
+///
+/// # Errors
+/// When the database fails, or a key opens with neither.
+pub(crate) async fn reseal(store: &Store, master: &MasterKey, entropy: &dyn Entropy) -> Result<usize> {
+    let mut resealed = 0;
+    for purpose in Purpose::ALL {
+        loop {
+            let table = store.load_keys().await?;
+            let Some(version) = table.versions.get(purpose.name()) else { break };
+            let mut put = Vec::new();
+            for key in stored(&table)?.iter().filter(|key| key.purpose == purpose) {
+                put.extend(key.reseal(master, entropy)?.map(to_row));
+            }
+            // A replica that rotated meanwhile has the next word.
+            if put.is_empty() || store.apply_key_changes(purpose.name(), *version, &put, &[]).await? {
+                resealed += put.len();
+                break;
+            }
+        }
+    }
+    Ok(resealed)
+}
+
 /// The clock and chance that a change of keys needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Seams<'a> {
@@ -144,7 +168,11 @@ async fn change(
     Ok(store.load_keys().await?)
 }
 
-fn open(table: &KeyTable, master: &MasterKey) -> Result<KeyRing> {
+/// The keys, opened.
+///
+/// # Errors
+/// When the master key is not the one they were sealed with.
+pub(crate) fn open(table: &KeyTable, master: &MasterKey) -> Result<KeyRing> {
     KeyRing::open(&stored(table)?, master)
         .context("the signing keys cannot be opened; is this the master key they were made with?")
 }

@@ -1,5 +1,6 @@
 //! `sallyport`: workload identity federation, self-hosted. This file is the command line; [`serve`] is the program.
 
+mod backup;
 mod keys;
 mod master_key;
 mod middleware;
@@ -10,6 +11,7 @@ mod settings;
 mod telemetry;
 mod tls;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -43,6 +45,29 @@ enum Command {
     /// Look after the signing keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Copy the embedded database into a file, also while a server runs
+    Backup {
+        /// The file to be made; it must not be there yet
+        file: PathBuf,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
+    /// Put a copy of the embedded database back, while no server runs
+    ///
+    /// The copy is checked first, and its keys are opened with the master key. Every credential issued until now ends, so that
+    /// what was revoked after the copy was taken does not come back with it.
+    Restore {
+        /// The copy, made by `sallyport backup`
+        file: PathBuf,
+        /// Set aside the database that is there
+        #[arg(long)]
+        force: bool,
+        /// Leave credentials that were issued before the copy was taken as they are, also those revoked since
+        #[arg(long)]
+        keep_credentials: bool,
+        #[command(flatten)]
+        flags: Box<Flags>,
+    },
     /// Check the settings and say what is wrong with them, without starting anything
     CheckConfig(Box<Flags>),
 }
@@ -60,6 +85,10 @@ enum KeysCommand {
         #[command(flatten)]
         flags: Box<Flags>,
     },
+    /// Encrypt the signing keys anew with the master key that is set now
+    ///
+    /// The key they were encrypted with so far is given as the fallback. Servers that know both keys go on meanwhile.
+    Reseal(Box<Flags>),
 }
 
 #[expect(clippy::print_stderr, reason = "the program's last words go to standard error")]
@@ -98,6 +127,11 @@ fn run(cli: Cli) -> Result<()> {
         Command::Quickstart(options) => runtime.block_on(quickstart::run(options)),
         Command::Keys(KeysCommand::Rotate { leaked, flags }) => {
             runtime.block_on(serve::rotate_keys(Settings::load(*flags)?, leaked))
+        }
+        Command::Keys(KeysCommand::Reseal(flags)) => runtime.block_on(serve::reseal_keys(Settings::load(*flags)?)),
+        Command::Backup { file, flags } => runtime.block_on(backup::back_up(Settings::load(*flags)?, &file)),
+        Command::Restore { file, force, keep_credentials, flags } => {
+            runtime.block_on(backup::restore(Settings::load(*flags)?, &file, force, keep_credentials))
         }
         Command::CheckConfig(flags) => check_config(*flags),
     }

@@ -1,4 +1,5 @@
-//! Where the master key comes from: a setting, a file, or with the embedded database a file made on first start.
+//! Where the master key comes from: a setting, a file, or with the embedded database a file made on first start; and the other
+//! one beside it, while one replaces the other.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -8,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use sallyport_credentials::MasterKey;
 use sallyport_domain::entropy::Entropy;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::settings::Settings;
@@ -18,12 +19,29 @@ use crate::settings::Settings;
 /// # Errors
 /// When none is set with PostgreSQL, when a file cannot be read or is open to others, or when it is not 32 bytes in base64.
 pub(crate) fn load(settings: &Settings, entropy: &dyn Entropy) -> Result<MasterKey> {
-    if let Some(text) = &settings.master_key {
-        return MasterKey::from_base64(text.expose_secret().trim()).context("master_key");
+    let key = match given("master_key", settings.master_key.as_ref(), settings.master_key_file.as_deref())? {
+        Some(key) => key,
+        None => own(settings, entropy)?,
+    };
+    let (text, file) = (settings.fallback_master_key.as_ref(), settings.fallback_master_key_file.as_deref());
+    Ok(match given("fallback_master_key", text, file)? {
+        Some(other) => key.with_fallback(other),
+        None => key,
+    })
+}
+
+fn given(name: &str, text: Option<&SecretString>, file: Option<&Path>) -> Result<Option<MasterKey>> {
+    match (text, file) {
+        (Some(text), _) => {
+            MasterKey::from_base64(text.expose_secret().trim()).with_context(|| name.to_owned()).map(Some)
+        }
+        (None, Some(path)) => read(path).with_context(|| format!("{name}_file: {}", path.display())).map(Some),
+        (None, None) => Ok(None),
     }
-    if let Some(path) = &settings.master_key_file {
-        return read(path).with_context(|| format!("master_key_file: {}", path.display()));
-    }
+}
+
+/// The embedded database's own key, made on first start.
+fn own(settings: &Settings, entropy: &dyn Entropy) -> Result<MasterKey> {
     if !settings.is_embedded() {
         bail!(
             "master_key or master_key_file must be set with PostgreSQL: 32 bytes in base64, such as from: openssl rand -base64 32"

@@ -27,6 +27,7 @@ use sallyport_identity::verifier::Verifier;
 use sallyport_store::{Configuration, Recorder, RecorderOptions, Store, StoreOptions};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::backup::DatabaseLock;
 use crate::settings::Settings;
 use crate::{keys, master_key, middleware, monitoring, telemetry, tls};
 
@@ -47,6 +48,7 @@ pub(crate) struct Running {
     pub(crate) first_token: Option<SecretString>,
     handles: Vec<Handle<SocketAddr>>,
     tasks: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+    _lock: Option<DatabaseLock>,
 }
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -77,13 +79,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<()> {
 pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>) -> Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    if settings.is_embedded() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&settings.data_dir)
-            .with_context(|| format!("data_dir: cannot make {}", settings.data_dir.display()))?;
-    }
+    make_data_folder(&settings)?;
+    let lock = DatabaseLock::shared(&settings)?;
     let master = master_key::load(&settings, &*entropy)?;
     let listener = bind("listen", settings.listen)?;
     let address = listener.local_addr()?;
@@ -110,7 +107,7 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     });
     keys::keep_rotating(Arc::clone(&services), master);
 
-    let mut running = Running { address, services, first_token, handles: Vec::new(), tasks: Vec::new() };
+    let mut running = Running { address, services, first_token, handles: Vec::new(), tasks: Vec::new(), _lock: lock };
     let graphql = GraphqlOptions { introspection: settings.graphql_introspection, ..GraphqlOptions::default() };
     let routes = sallyport_gateway::router(Arc::clone(&running.services))
         .merge(sallyport_graphql::router(Arc::clone(&running.services), graphql))
@@ -127,6 +124,21 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     Ok(running)
 }
 
+/// Makes the folder of the embedded database, for nobody else's eyes.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn make_data_folder(settings: &Settings) -> Result<()> {
+    if !settings.is_embedded() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&settings.data_dir)
+        .with_context(|| format!("data_dir: cannot make {}", settings.data_dir.display()))
+}
+
 /// `sallyport keys rotate`: works on the database alone; running servers follow within seconds.
 ///
 /// # Errors
@@ -134,6 +146,7 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn rotate_keys(settings: Settings, leaked: bool) -> Result<()> {
     telemetry::start_logging(&settings.log, settings.log_format)?;
+    let _lock = DatabaseLock::shared(&settings)?;
     let master = master_key::load(&settings, &SystemEntropy)?;
     let store = open_store(&settings).await?;
     let seams = keys::Seams { clock: &SystemClock, entropy: &SystemEntropy };
@@ -142,6 +155,25 @@ pub(crate) async fn rotate_keys(settings: Settings, leaked: bool) -> Result<()> 
     println!(
         "{}",
         if leaked { "the keys are replaced" } else { "the new keys are published, and sign from tomorrow on" }
+    );
+    Ok(())
+}
+
+/// `sallyport keys reseal`: encrypts the signing keys anew after the master key was replaced.
+///
+/// # Errors
+/// As [`rotate_keys`].
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn reseal_keys(settings: Settings) -> Result<()> {
+    telemetry::start_logging(&settings.log, settings.log_format)?;
+    let _lock = DatabaseLock::shared(&settings)?;
+    let master = master_key::load(&settings, &SystemEntropy)?;
+    let store = open_store(&settings).await?;
+    let resealed = keys::reseal(&store, &master, &SystemEntropy).await?;
+    store.close().await;
+    let key = master.fingerprint();
+    println!(
+        "{resealed} keys sealed anew; all are sealed with the master key {key}, and the other one is needed no more"
     );
     Ok(())
 }

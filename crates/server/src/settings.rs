@@ -60,6 +60,14 @@ pub(crate) struct Source {
     #[arg(long, env = "SALLYPORT_MASTER_KEY_FILE", value_name = "FILE")]
     #[serde(deserialize_with = "scalar")]
     master_key_file: Option<String>,
+    /// While the master key is being replaced: the other one, which also opens keys but seals none [default: none]
+    #[arg(long, env = "SALLYPORT_FALLBACK_MASTER_KEY", value_name = "BASE64", hide_env_values = true)]
+    #[serde(deserialize_with = "secret")]
+    fallback_master_key: Option<SecretString>,
+    /// File that holds it [default: none]
+    #[arg(long, env = "SALLYPORT_FALLBACK_MASTER_KEY_FILE", value_name = "FILE")]
+    #[serde(deserialize_with = "scalar")]
+    fallback_master_key_file: Option<String>,
     /// API token of the first platform owner, taken on the first start of an empty database; at least 20 characters
     /// [default: one is generated and printed once]
     #[arg(long, env = "SALLYPORT_BOOTSTRAP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
@@ -135,7 +143,7 @@ macro_rules! each_setting {
     ($macro:ident) => {
         $macro!(
             listen admin_listen public_url tls_cert_file tls_key_file database_url database_connections data_dir
-            master_key master_key_file bootstrap_token tenant_domain mrn_domain audience_policy outbound_ca_file
+            master_key master_key_file fallback_master_key fallback_master_key_file bootstrap_token tenant_domain mrn_domain audience_policy outbound_ca_file
             outbound_resolve outbound_allow trusted_proxies limit_per_address limit_per_trust limit_global
             graphql_introspection log log_format
         )
@@ -179,6 +187,10 @@ pub(crate) struct Settings {
     pub(crate) master_key: Option<SecretString>,
     /// Its file, when set.
     pub(crate) master_key_file: Option<PathBuf>,
+    /// The other master key while one replaces the other, when set.
+    pub(crate) fallback_master_key: Option<SecretString>,
+    /// Its file, when set.
+    pub(crate) fallback_master_key_file: Option<PathBuf>,
     /// First API token, when set.
     pub(crate) bootstrap_token: Option<SecretString>,
     /// Host with port in client IDs, when set.
@@ -262,6 +274,9 @@ impl Settings {
         if source.master_key.is_some() && source.master_key_file.is_some() {
             bail!("master_key and master_key_file: set one of them");
         }
+        if source.fallback_master_key.is_some() && source.fallback_master_key_file.is_some() {
+            bail!("fallback_master_key and fallback_master_key_file: set one of them");
+        }
         if let Some(token) = &source.bootstrap_token {
             let text = token.expose_secret();
             if !(20..=500).contains(&text.len())
@@ -309,6 +324,8 @@ impl Settings {
             data_dir,
             master_key: source.master_key,
             master_key_file: source.master_key_file.map(PathBuf::from),
+            fallback_master_key: source.fallback_master_key,
+            fallback_master_key_file: source.fallback_master_key_file.map(PathBuf::from),
             bootstrap_token: source.bootstrap_token,
             tenant_domain: source.tenant_domain.filter(|text| !text.is_empty()).map(tenant_domain).transpose()?,
             mrn_domain,

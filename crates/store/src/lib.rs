@@ -3,10 +3,11 @@
 //! Read in this order: [`store`] (connections, errors, transactions), [`change`] (what a mutation writes, in one
 //! transaction with its audit entries and its place in the change feed), [`feed`] (the current configuration in memory,
 //! following the database), [`recorder`] (exchange records, many in one commit), [`listing`] (pages of everything, scope
-//! first), [`keys`] (sealed signing keys and facts about the installation).
+//! first), [`keys`] (sealed signing keys and facts about the installation), [`backup`] (copies of the embedded database).
 //!
 //! There is one way to each row: no SQL is written for one database only, and nothing here decides who may do what.
 
+pub mod backup;
 pub mod change;
 mod entity;
 mod error;

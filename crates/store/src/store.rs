@@ -2,18 +2,18 @@
 
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_domain::entropy::Entropy;
-use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
     IsolationLevel, QuerySelect, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use tokio::time::timeout;
 
+use crate::backup::sqlite_file;
 use crate::entity::configuration_revision;
 use crate::error::StoreError;
 
@@ -252,25 +252,21 @@ async fn open_postgres(url: &str, connections: u32) -> Result<DatabaseConnection
 
 /// Makes the file before SQLite does, so that it is never readable by others; SQLite gives its side files the same mode.
 fn prepare_sqlite_file(url: &str) -> Result<(), StoreError> {
-    let options = SqliteConnectOptions::from_str(url)
-        .map_err(|error| StoreError::Settings(format!("the database URL cannot be used: {error}")))?;
-    let path = options.get_filename();
-    if url.contains(":memory:") || url.contains("mode=memory") || path.as_os_str().is_empty() {
-        return Err(StoreError::Settings("a SQLite database in memory keeps nothing: name a file".into()));
+    let path = sqlite_file(url)?;
+    match create_private(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
-    create_private(path)
-        .map_err(|error| StoreError::Settings(format!("cannot make the database file {}: {error}", path.display())))
+    .map_err(|error| StoreError::Settings(format!("cannot make the database file {}: {error}", path.display())))
 }
 
-fn create_private(path: &Path) -> std::io::Result<()> {
+/// Makes a file that only its owner can read, and that was not there.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.map(drop),
-    }
+    options.open(path).map(drop)
 }
 
 #[cfg(test)]
