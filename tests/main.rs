@@ -30,5 +30,6 @@ mod refusals;
 mod replicas;
 mod rpc_exchange;
 mod settings;
+mod telemetry;
 mod third_party;
 mod trusts;

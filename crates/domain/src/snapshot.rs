@@ -65,7 +65,30 @@ pub struct Snapshot {
     revoked_by_end: Ordered<(Timestamp, CredentialId)>,
 }
 
+/// How much there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Size {
+    /// Trusts, those of bindings among them.
+    pub trusts: usize,
+    /// Providers.
+    pub providers: usize,
+    /// Service accounts.
+    pub service_accounts: usize,
+    /// Single credentials that are revoked and have not been forgotten.
+    pub revocations: usize,
+}
+
 impl Snapshot {
+    /// How much there is.
+    pub fn size(&self) -> Size {
+        Size {
+            trusts: self.trusts.len(),
+            providers: self.providers.len(),
+            service_accounts: self.accounts.len(),
+            revocations: self.revoked.len(),
+        }
+    }
+
     /// The revision this is a picture of.
     pub const fn revision(&self) -> i64 {
         self.revision

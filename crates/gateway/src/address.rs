@@ -24,6 +24,11 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&address))
     }
 
+    /// Whether the peer itself is a trusted proxy: what it says in other headers may be believed too.
+    pub fn vouches(&self, extensions: &Extensions) -> bool {
+        extensions.get::<ConnectInfo<SocketAddr>>().is_some_and(|peer| self.trusts(peer.0.ip()))
+    }
+
     /// The client's address: the peer's, or what trusted proxies say in front of it. `None` when the peer is unknown, when a
     /// trusted proxy forwarded something that is not an address, or when both headers are there and disagree: most proxies
     /// write one of them and pass the other on as the client sent it.

@@ -15,6 +15,7 @@ pub mod routes;
 pub mod rpc;
 pub mod services;
 pub mod simulate;
+mod stages;
 
 pub use routes::router;
 pub use services::Services;

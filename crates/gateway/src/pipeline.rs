@@ -23,9 +23,12 @@ use sallyport_identity::aws::SignedRequest;
 use sallyport_identity::jwt::{TimeRules, TokenFault, UnverifiedJwt};
 use sallyport_identity::verifier::{Verification, VerifiedIdentity};
 use sallyport_store::{RecordError, Recorded};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::mint::{self, Minted};
 use crate::services::Services;
+use crate::stages::Stage;
 
 /// How often a decision is taken anew because the configuration moved on meanwhile.
 const DECISIONS_AT_MOST: usize = 5;
@@ -212,13 +215,18 @@ pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
     let started = Instant::now();
     let reference = ExchangeId(services.new_id());
     let run = Run { services, attempt: &attempt, reference };
-    let (result, reason) = run.decide().await;
+    let span = tracing::debug_span!("exchange", %reference, protocol = attempt.protocol.name(), reason = Empty);
+    let (result, reason) = run.decide().instrument(span.clone()).await;
     let (outcome, reason) = match &result {
         Ok(_) => ("granted", ""),
         Err(Refusal::Unavailable) => ("unavailable", reason),
         Err(_) => ("refused", reason),
     };
+    span.record("reason", if reason.is_empty() { outcome } else { reason });
     metrics::counter!("sallyport_exchanges_total", "outcome" => outcome, "reason" => reason).increment(1);
+    if result.is_ok() {
+        metrics::counter!("sallyport_credentials_issued_total", "kind" => attempt.wanted.kind().name()).increment(1);
+    }
     metrics::histogram!("sallyport_exchange_duration_seconds", "protocol" => attempt.protocol.name())
         .record(started.elapsed().as_secs_f64());
     if let Err(refusal) = &result {
@@ -319,7 +327,7 @@ impl Run<'_> {
             let Ok(snapshot) = services.configuration.current() else {
                 return (Err(Refusal::Unavailable), "configuration");
             };
-            let candidates = locate(services, &snapshot, &self.attempt.locator, &decoded);
+            let candidates = Stage::Locate.run_now(|| locate(services, &snapshot, &self.attempt.locator, &decoded));
             if candidates.is_empty() {
                 return (Err(Refusal::Denied), CheckName::Locate.name());
             }
@@ -348,13 +356,13 @@ impl Run<'_> {
         let mut evaluated: Vec<(Candidate, Evaluation, usize)> = Vec::with_capacity(1);
         let mut unverified: Option<Refused> = None;
         for (provider, group) in by_provider(candidates) {
-            let index = self.verify(decoded, &provider, verified).await;
+            let index = Stage::Verify.run(self.verify(decoded, &provider, verified)).await;
             let verification = &verified[index].verification;
             match &verification.outcome {
                 Err(refusal) => {
                     unverified = Some(Refused::unverified(&provider, &group, verification, refusal.clone()));
                 }
-                Ok(identity) => match self.choose(snapshot, group, identity.identity()).await {
+                Ok(identity) => match Stage::Match.run(self.choose(snapshot, group, identity.identity())).await {
                     Some((candidate, evaluation)) => evaluated.push((candidate, evaluation, index)),
                     None => return Some((Err(Refusal::Unavailable), "internal")),
                 },
@@ -430,7 +438,7 @@ impl Run<'_> {
         });
         let credential = CredentialId(self.reference.0);
         let grant = Grant { identity, candidate: &candidate, terms: &terms, credential };
-        let (minted, issued) = match mint::mint(services, &grant, &self.attempt.wanted) {
+        let (minted, issued) = match Stage::Mint.run_now(|| mint::mint(services, &grant, &self.attempt.wanted)) {
             Ok(minted) => minted,
             Err(error) => {
                 tracing::error!(reference = %self.reference, %error, "a credential could not be minted");
@@ -442,7 +450,7 @@ impl Run<'_> {
         record.granted = true;
         record.service_account = Some(candidate.trust.trust().service_account);
         record.credential = Some(issued);
-        match services.recorder.record(record, snapshot.revision()).await {
+        match Stage::Record.run(services.recorder.record(record, snapshot.revision())).await {
             Ok(Recorded::Durable) => {
                 let trust = candidate.trust.trust();
                 let scope = trust.scope.clone();
@@ -492,7 +500,7 @@ impl Run<'_> {
             if !verified {
                 record.trust = None;
             }
-            if let Err(error) = self.services.recorder.record(record, snapshot.revision()).await {
+            if let Err(error) = Stage::Record.run(self.services.recorder.record(record, snapshot.revision())).await {
                 tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
                 return (Err(Refusal::Unavailable), "database");
             }

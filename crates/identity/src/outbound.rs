@@ -21,6 +21,7 @@ use reqwest::{Client, Method};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 use url::{Host, Url};
 
 /// How long, how big, how many. [`Default`] is what the server runs with; tests shorten the waits.
@@ -344,7 +345,15 @@ impl Outbound {
     /// # Errors
     /// When the rules forbid it, or no whole answer of bearable size came in time.
     pub async fn send(&self, request: OutboundRequest) -> Result<Fetched, FetchError> {
-        tokio::time::timeout(self.0.limits.total, self.send_within(request)).await.unwrap_or(Err(FetchError::TimedOut))
+        let began = tokio::time::Instant::now();
+        let sent = tokio::time::timeout(self.0.limits.total, self.send_within(request))
+            .instrument(tracing::debug_span!("outbound", otel.kind = "client"))
+            .await
+            .unwrap_or(Err(FetchError::TimedOut));
+        let outcome = sent.as_ref().err().map_or("answered", FetchError::kind);
+        metrics::counter!("sallyport_outbound_requests_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("sallyport_outbound_seconds").record(began.elapsed().as_secs_f64());
+        sent
     }
 
     async fn send_within(&self, mut request: OutboundRequest) -> Result<Fetched, FetchError> {

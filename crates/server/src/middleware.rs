@@ -2,16 +2,20 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use metrics::SharedString;
+use opentelemetry_http::HeaderExtractor;
 use sallyport_gateway::Services;
 use tracing::Instrument;
+use tracing::field::Empty;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The header of the request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -65,10 +69,31 @@ async fn identify(State(services): State<Arc<Services>>, mut request: Request, n
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         path = request.uri().path(),
+        http.response.status_code = Empty,
     );
-    let mut response = next.run(request).instrument(span).await;
+    // A stranger who could name the trace could also have everything of its sampled.
+    if services.trusted_proxies.vouches(request.extensions()) {
+        let context = opentelemetry::global::get_text_map_propagator(|propagator| {
+            propagator.extract(&HeaderExtractor(request.headers()))
+        });
+        let _ = span.set_parent(context);
+    }
+    let (began, route) = (Instant::now(), route(&request));
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    let labels = [("route", route), ("status", SharedString::from(response.status().as_str().to_owned()))];
+    metrics::histogram!("sallyport_http_request_duration_seconds", &labels[..1]).record(began.elapsed().as_secs_f64());
+    metrics::counter!("sallyport_http_requests_total", &labels).increment(1);
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The route as it is written in the router, so that strangers cannot make up new ones.
+fn route(request: &Request) -> SharedString {
+    match request.extensions().get::<MatchedPath>() {
+        Some(path) => path.as_str().to_owned().into(),
+        None => "none".into(),
+    }
 }
 
 async fn browser_headers(request: Request, next: Next) -> Response {

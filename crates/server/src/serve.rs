@@ -29,6 +29,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::backup::DatabaseLock;
 use crate::settings::Settings;
+use crate::telemetry::Telemetry;
 use crate::{keys, master_key, middleware, monitoring, telemetry, tls};
 
 /// Exchanges waiting for their record at most; more are answered 503.
@@ -57,9 +58,8 @@ pub(crate) struct Running {
 /// When a setting, the database or a listener keeps it from starting, or a listener dies.
 #[expect(clippy::print_stdout, reason = "the first token is shown once, to whoever started the server, and to no log")]
 pub(crate) async fn serve(settings: Settings) -> Result<()> {
-    telemetry::start_logging(&settings.log, settings.log_format)?;
-    let metrics = telemetry::start_metrics()?;
-    let running = start(settings, Some(metrics)).await?;
+    let telemetry = Telemetry::start(&settings.log, settings.log_format)?;
+    let running = start(settings, Some(telemetry.metrics.clone())).await?;
     if let Some(token) = &running.first_token {
         println!(
             "First start. The API token of the platform owner, shown only this once:\n\n  {}\n",
@@ -69,7 +69,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<()> {
     tracing::info!(address = %running.address, public_url = running.services.installation.public_url, "serving");
     stop_signal().await?;
     tracing::info!("draining");
-    running.stop().await
+    let stopped = running.stop().await;
+    telemetry.stop().await;
+    stopped
 }
 
 /// Starts everything and returns once the listener answers.
@@ -114,6 +116,9 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
         .merge(monitoring::health(Arc::clone(&running.services)));
     let routes = middleware::wrap(routes, Arc::clone(&running.services));
     running.listen(listener, routes, settings.tls)?;
+    if let Some(metrics) = &metrics {
+        telemetry::keep_looking(Arc::clone(&running.services), metrics.clone());
+    }
     if let Some(admin) = settings.admin_listen {
         let listener = bind("admin_listen", admin)?;
         tracing::info!(address = %listener.local_addr()?, "admin listener");

@@ -25,7 +25,7 @@ use crate::entity::{
 };
 use crate::error::{Constraint, StoreError};
 use crate::load::changes_of;
-use crate::store::{Store, retry};
+use crate::store::{Store, retry, timed};
 
 /// For how many revisions it is remembered what changed. A replica that is further behind loads everything.
 const FEED_KEPT: i64 = 10_000;
@@ -180,7 +180,7 @@ pub(crate) enum Committed {
 impl Store {
     /// Writes all of it, or nothing.
     pub(crate) async fn commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {
-        retry(|| self.try_commit(base, writes)).await
+        timed("change", retry(|| self.try_commit(base, writes))).await
     }
 
     async fn try_commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {

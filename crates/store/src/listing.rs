@@ -23,7 +23,7 @@ use crate::entity::{
 use crate::error::StoreError;
 use crate::load::by_key;
 use crate::paging::{ID, Key, Keyset, NUMBER, Page, PageRequest, TEXT, page};
-use crate::store::Store;
+use crate::store::{Store, timed};
 
 /// What bindings can be ordered by; the id breaks ties.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -501,11 +501,10 @@ impl Store {
         account: ServiceAccountId,
         id: CredentialId,
     ) -> Result<Option<StoredCredential>, StoreError> {
-        let row = exchange::Entity::find_by_id(id.0)
+        let find = exchange::Entity::find_by_id(id.0)
             .filter(exchange::Column::Scope.eq(scope.key()))
-            .filter(exchange::Column::ServiceAccountId.eq(account.0))
-            .one(self.reader())
-            .await?;
+            .filter(exchange::Column::ServiceAccountId.eq(account.0));
+        let row = timed("credential", find.one(self.reader())).await?;
         let Some(row) = row else { return Ok(None) };
         let Some(credential) = row.credential()? else { return Ok(None) };
         let record = row.read()?;

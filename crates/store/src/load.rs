@@ -19,7 +19,7 @@ use crate::entity::{
     subject_status, trust,
 };
 use crate::error::StoreError;
-use crate::store::{Store, read_revision, retry};
+use crate::store::{Store, read_revision, retry, timed};
 
 /// Rows read, and keys named, in one statement.
 const CHUNK: usize = 2_000;
@@ -30,24 +30,24 @@ impl Store {
     /// # Errors
     /// When the database does not answer, or a row of another table cannot be read.
     pub async fn load_snapshot(&self) -> Result<Snapshot, StoreError> {
-        retry(|| async {
+        let load = retry(|| async {
             let transaction = self.begin_snapshot().await?;
             let snapshot = load_all(&transaction).await?;
             transaction.commit().await?;
             Ok(snapshot)
-        })
-        .await
+        });
+        timed("load", load).await
     }
 
     /// The newest snapshot, made from `base` by what changed since; from everything, when that is no longer known.
     pub(crate) async fn advance(&self, base: &Snapshot) -> Result<Snapshot, StoreError> {
-        retry(|| async {
+        let follow = retry(|| async {
             let transaction = self.begin_snapshot().await?;
             let next = advance_in(&transaction, base).await?;
             transaction.commit().await?;
             Ok(next)
-        })
-        .await
+        });
+        timed("follow", follow).await
     }
 }
 

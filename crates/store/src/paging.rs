@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::store::timed;
 
 /// Most items of one page; a larger `first` is taken as this.
 pub const PAGE_MAX: u32 = 1_000;
@@ -138,7 +139,7 @@ pub(crate) async fn page<E: EntityTrait>(
     request: &PageRequest,
     key_of: impl Fn(&E::Model) -> (Key, Key),
 ) -> Result<Page<E::Model>, StoreError> {
-    let mut items = keyset(select, &order, kinds, request)?.all(db).await?;
+    let mut items = timed("list", keyset(select, &order, kinds, request)?.all(db)).await?;
     let wanted = usize::try_from(request.first.clamp(1, PAGE_MAX)).unwrap_or(usize::MAX);
     let has_next = items.len() > wanted;
     items.truncate(wanted);

@@ -30,7 +30,7 @@ use crate::change::Changed;
 use crate::entity::{configuration_change, exchange, replay_use, subject_status, trust_usage};
 use crate::error::StoreError;
 use crate::feed::Configuration;
-use crate::store::{Store, choose_lane, hold_revision, retry};
+use crate::store::{Store, choose_lane, hold_revision, retry, timed};
 
 /// Most records of one commit.
 const BATCH: usize = 512;
@@ -168,12 +168,11 @@ const fn count(n: usize) -> f64 {
 async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: Vec<Job>) {
     let mut batches = vec![jobs];
     while let Some(mut jobs) = batches.pop() {
-        let began = Instant::now();
-        let outcome = match timeout(COMMIT, retry(|| commit(store, configuration, lane, &jobs))).await {
+        let work = retry(|| commit(store, configuration, lane, &jobs));
+        let outcome = match timeout(COMMIT, timed("record", work)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
         };
-        metrics::histogram!("sallyport_record_commit_seconds").record(began.elapsed().as_secs_f64());
         match outcome {
             Ok(outcomes) => {
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {

@@ -11,7 +11,8 @@ use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
     IsolationLevel, QuerySelect, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::backup::sqlite_file;
 use crate::entity::configuration_revision;
@@ -123,7 +124,7 @@ impl Store {
 
     /// The revision of the configuration in the database.
     pub(crate) async fn revision(&self) -> Result<i64, StoreError> {
-        match timeout(PING, read_revision(&self.0.feed)).await {
+        match timeout(PING, timed("revision", read_revision(&self.0.feed))).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::timed_out("reading the revision")),
         }
@@ -154,6 +155,14 @@ impl Store {
         };
         Ok(self.0.feed.begin_with_options(options).await?)
     }
+}
+
+/// Does a piece of work in the database, and says in the metrics how long it took.
+pub(crate) async fn timed<T>(operation: &'static str, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let value = work.instrument(tracing::debug_span!("database", otel.name = operation)).await;
+    metrics::histogram!("sallyport_database_seconds", "operation" => operation).record(began.elapsed().as_secs_f64());
+    value
 }
 
 pub(crate) async fn read_revision(db: &impl sea_orm::ConnectionTrait) -> Result<i64, StoreError> {
