@@ -17,6 +17,7 @@ mod aws;
 mod backup;
 mod bindings;
 mod credentials;
+mod deploy;
 mod durability;
 mod ending;
 mod issuer;
