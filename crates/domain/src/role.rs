@@ -82,8 +82,6 @@ permissions! {
     IdTokensIssue = "idtokens.issue",
     /// Read the record of management changes.
     AuditRead = "audit.read",
-    /// Rotate signing keys and the CA.
-    KeysRotate = "keys.rotate",
 }
 
 /// A set of permissions.

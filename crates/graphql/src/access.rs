@@ -333,6 +333,6 @@ const fn sight(permission: Permission) -> Permission {
         P::TrustsManage | P::TrustsRead => P::TrustsRead,
         P::ExchangesSimulate | P::ExchangesRead => P::ExchangesRead,
         P::CredentialsRevoke | P::CredentialsRead => P::CredentialsRead,
-        P::AuditRead | P::AgentReport | P::FederationByWorkload | P::KeysRotate => P::ScopesRead,
+        P::AuditRead | P::AgentReport | P::FederationByWorkload => P::ScopesRead,
     }
 }

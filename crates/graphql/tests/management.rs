@@ -219,7 +219,7 @@ async fn nobody_gives_more_than_they_have() {
         world
             .refused_as(
                 &keeper,
-                "mutation($r: String!) { updateRole(input: {mrn: $r, permissions: [\"keys.rotate\"]}) { mrn } }",
+                "mutation($r: String!) { updateRole(input: {mrn: $r, permissions: [\"idtokens.issue\"]}) { mrn } }",
                 json!({ "r": role }),
             )
             .await,
