@@ -16,7 +16,7 @@ use sallyport_domain::scope::Scope;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::{Value, json};
 
-use crate::authentication::{AuthenticationError, Door, access_token, authenticate};
+use crate::authentication::{AuthenticationError, Door, access_token, authenticate, revalidate};
 use crate::oauth::{Form, Refused, read};
 use crate::services::Services;
 
@@ -96,6 +96,8 @@ struct Target {
     scope: Scope,
     until: Timestamp,
     actor: String,
+    /// The admin who asks; `None` for whoever has the token itself.
+    admin: Option<Principal>,
 }
 
 async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Target>, Unreachable> {
@@ -115,7 +117,14 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
             return Ok(None);
         }
         let stored = services.store.find_credential(&scope, account, id).await.map_err(|_| Unreachable)?;
-        return Ok(stored.map(|s| Target { id, mrn: token.to_owned(), scope, until: s.expires_at, actor: caller.mrn }));
+        return Ok(stored.map(|s| Target {
+            id,
+            mrn: token.to_owned(),
+            scope,
+            until: s.expires_at,
+            actor: caller.mrn.clone(),
+            admin: Some(caller),
+        }));
     }
     let keys = services.keys.load();
     let (issuer, now) = (&services.installation.public_url, services.now());
@@ -125,7 +134,7 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
     };
     let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&subject) else { return Ok(None) };
     let mrn = mrns.format(&Resource::Credential(scope.clone(), account, id));
-    Ok(Some(Target { id, mrn, scope, until: Timestamp::from_seconds(exp), actor: subject }))
+    Ok(Some(Target { id, mrn, scope, until: Timestamp::from_seconds(exp), actor: subject, admin: None }))
 }
 
 impl Target {
@@ -134,7 +143,12 @@ impl Target {
         services
             .configuration
             .mutate(|snapshot| -> Result<_, std::convert::Infallible> {
-                if snapshot.is_revoked(self.id) {
+                // By the configuration that is changed, not by the one that was there when the request came.
+                let may = self.admin.as_ref().is_none_or(|admin| {
+                    revalidate(services, admin, snapshot)
+                        .is_some_and(|admin| admin.may(Permission::CredentialsRevoke, &self.scope, snapshot))
+                });
+                if !may || snapshot.is_revoked(self.id) {
                     return Ok((Vec::new(), ()));
                 }
                 let audit = AuditEntry {

@@ -186,6 +186,9 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
     let trusted = role(&world, &organization, "trusted", &[&all[..], &["federation.byworkload"]].concat()).await;
     let provider = provider(&world, &organization).await;
     let target = account(&world, &organization, &plain, None).await;
+    let spare_role = self::role(&world, &organization, "spare", &["roles.read"]).await;
+    let spare_account = account(&world, &organization, &role_mrn("agent"), None).await;
+    let (_, spare_token) = token(&world, &organization, &role_mrn("agent")).await;
     for (role, allowed) in [(&plain, false), (&trusted, true)] {
         let account = account(&world, &organization, role, None).await;
         let trust = trust(&world, &account, &provider).await;
@@ -208,6 +211,13 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
                 json!({ "s": organization }),
             ),
             ("mutation($r: String!) { updateRole(input: {mrn: $r, title: \"x\"}) { mrn } }", json!({ "r": role })),
+            // Nor takes away what others rest on.
+            ("mutation($r: String!) { deleteRole(mrn: $r) { mrn } }", json!({ "r": spare_role })),
+            (
+                "mutation($s: String!, $a: String!) { deleteServiceAccounts(input: {scopeMrn: $s, mrns: [$a]}) { mrns } }",
+                json!({ "s": organization, "a": spare_account }),
+            ),
+            ("mutation($t: String!) { deleteAPIToken(input: {mrn: $t}) { mrn } }", json!({ "t": spare_token })),
         ] {
             let answer = world.run_as(&bearer, document, variables).await;
             let code = &answer["errors"][0]["extensions"]["code"];
