@@ -28,5 +28,6 @@ mod refusals;
 mod replicas;
 mod rpc_exchange;
 mod settings;
+mod tenants;
 mod third_party;
 mod trusts;
