@@ -878,3 +878,45 @@ async fn without_introspection_the_schema_is_not_told_in_other_ways() {
     let told = World::new().await.refused_as(OWNER, "{ viewr { mrn } }", json!({})).await.2;
     assert!(told.contains("viewer"), "with introspection on, it helps: {told}");
 }
+
+/// An editor makes a provider for the issuer that an owner will bind an owner's role to, with keys of the editor's own. Nothing
+/// forbids either; the owner is told whose keys they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_says_so_when_its_provider_trusts_other_keys_than_the_issuer_s() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let editor = world.token(&space, "editor").await;
+    let owner = world.token(&space, "owner").await;
+    let provide = "mutation($s: String!, $i: String!, $k: JSON, $u: String) { createWIFProvider(input: {scopeMrn: $s, name: \"mine\", kind: CUSTOM_OIDC, issuerUri: $i, jwks: $k, jwksUri: $u}) { provider { mrn } } }";
+    let bind = "mutation($s: String!, $i: String!, $n: String!, $r: [String!]) { createWIFAuthBinding(input: {scopeMrn: $s, name: $n, issuerUri: $i, subject: $n, roles: $r}) { binding { mrn warnings } } }";
+    let uploaded = "https://idp.acme.example";
+    for (issuer, keys, at, says) in [
+        (uploaded, world.issuer.jwks(), Value::Null, "uploaded"),
+        (world.issuer.uri(), Value::Null, json!(world.issuer.jwks_uri()), world.issuer.jwks_uri()),
+    ] {
+        let made = world.run_as(&editor, provide, json!({ "s": space, "i": issuer, "k": keys, "u": at })).await;
+        assert!(made.get("errors").is_none(), "{made}");
+        let made =
+            world.run_as(&owner, bind, json!({ "s": space, "i": issuer, "n": "x", "r": [role_mrn("owner")] })).await;
+        let warnings = made["data"]["createWIFAuthBinding"]["binding"]["warnings"].to_string();
+        assert!(warnings.contains("'mine'") && warnings.contains(says), "{made}");
+        // From here on the editor cannot change the keys any more.
+        let provider = world
+            .run(
+                "query($s: String!) { listWIFProviders(scopeMrn: $s) { providers { mrn issuerUri } } }",
+                json!({ "s": space }),
+            )
+            .await;
+        let providers = provider["listWIFProviders"]["providers"].as_array().unwrap();
+        let mrn = &providers.iter().find(|provider| provider["issuerUri"] == issuer).unwrap()["mrn"];
+        let swap =
+            "mutation($p: String!, $k: JSON) { updateWIFProvider(input: {mrn: $p, jwks: $k}) { provider { mrn } } }";
+        let mut keys = world.issuer.jwks();
+        keys["keys"].as_array_mut().unwrap().truncate(1);
+        let (code, ..) = world.refused_as(&editor, swap, json!({ "p": mrn, "k": keys })).await;
+        assert_eq!(code, "PERMISSION_DENIED");
+    }
+    // Keys that the issuer publishes are nothing to speak of.
+    let made = world.run_as(&owner, bind, json!({ "s": space, "i": world.github.uri(), "n": "acme/shop" })).await;
+    assert!(!made["data"]["createWIFAuthBinding"]["binding"]["warnings"].to_string().contains("publishes"), "{made}");
+}
