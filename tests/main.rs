@@ -31,4 +31,5 @@ mod rpc_exchange;
 mod settings;
 mod tenants;
 mod third_party;
+mod threats;
 mod trusts;
