@@ -148,6 +148,101 @@ fn another_account_role_or_host_is_refused() {
     });
 }
 
+/// Relay (Vault CVE-2025-11621): a request that a service of somebody else's talked out of a workload is worth nothing here, where
+/// the provider demands that it names its receiver.
+#[test]
+fn a_request_signed_for_another_receiver_is_refused_where_the_provider_demands_ours() {
+    run(async {
+        let aws = aws().await;
+        let place = aws.world.place().await;
+        let create = "mutation($i: CreateWIFProviderInput!) { createWIFProvider(input: $i) { provider { mrn } } }";
+        let input = json!({ "scopeMrn": place.space, "name": "aws", "kind": "AWS_STS", "requireAudienceHeader": true });
+        aws.world.graphql(create, json!({ "i": input })).await;
+        let input = json!({ "scopeMrn": place.space, "name": "aws", "issuerUri": ISSUER,
+                            "subject": "arn:aws:sts::123456789012:assumed-role/Deploy/*" });
+        let binding = aws.world.bind(input).await;
+        let key = aws.session("123456789012");
+        let signed = |name: &str, value: &str| presign(&key, &PresignOptions::mondoo(now()).header(name, value));
+        for receiver in [place.space.as_str(), &binding.client_id, &aws.world.server.url] {
+            for name in ["x-sallyport-audience", "x-goog-cloud-target-resource"] {
+                let reply = aws.exchange(&place.space, &signed(name, receiver)).await;
+                assert_eq!(reply.status, 200, "{name}: {receiver}: {}", reply.text());
+            }
+        }
+        for receiver in ["vault.example.com", &place.organization, &format!("{}/", place.space), "*"] {
+            let reply = aws.exchange(&place.space, &signed("x-sallyport-audience", receiver)).await;
+            assert!(matches!(reply.status, 401 | 403), "{receiver}: {}", reply.text());
+            let record = aws.world.record(&place.space, &reply.reference()).await;
+            assert_eq!(record["reason"], json!("audience"), "{record}");
+        }
+        let unsigned = PresignOptions::mondoo(now()).unsigned_header("x-sallyport-audience", &place.space);
+        for request in [presign(&key, &unsigned), presign(&key, &PresignOptions::mondoo(now()))] {
+            assert_eq!(aws.exchange(&place.space, &request).await.status, 403, "it does not name its receiver");
+        }
+    });
+}
+
+#[test]
+fn nothing_of_an_answer_is_kept_and_a_request_is_good_once_where_the_provider_says_so() {
+    run(async {
+        // Its own world: it counts what STS is asked.
+        let port = crate::support::free_port();
+        let world = World::with(|setup| {
+            setup.set("SALLYPORT_OUTBOUND_RESOLVE", &format!("sts.amazonaws.com:443=127.0.0.1:{port}"));
+        })
+        .await;
+        let sts = Sts::builder(now).port(port).start(&world.authority).await.expect("an STS");
+        let key = AccessKey::temporary();
+        sts.add_identity(key.clone(), CallerIdentity::assumed_role("123456789012", "Deploy", "run-17"));
+        let subject = "arn:aws:sts::123456789012:assumed-role/Deploy/*";
+        let (often, once) = (world.place().await, world.place().await);
+        world.bind(json!({ "scopeMrn": often.space, "name": "aws", "issuerUri": ISSUER, "subject": subject })).await;
+        let create = "mutation($i: CreateWIFProviderInput!) { createWIFProvider(input: $i) { provider { mrn } } }";
+        let input = json!({ "scopeMrn": once.space, "name": "aws", "kind": "AWS_STS", "replay": "ONCE" });
+        world.graphql(create, json!({ "i": input })).await;
+        world.bind(json!({ "scopeMrn": once.space, "name": "aws", "issuerUri": ISSUER, "subject": subject })).await;
+        let request = presign(&key, &PresignOptions::mondoo(now())).to_string();
+        for n in 1..=3 {
+            assert_eq!(world.exchange(&often.space, ISSUER, &request).await.status, 200);
+            assert_eq!(sts.requests(), n, "STS is asked each time");
+        }
+        let first = world.exchange(&once.space, ISSUER, &request).await;
+        assert_eq!(first.status, 200, "{}", first.text());
+        // The same signature in another document is the same request.
+        let mut other: Value = serde_json::from_str(&request).unwrap();
+        other["headers"].as_array_mut().unwrap().reverse();
+        for again in [request.clone(), format!(" {request} "), other.to_string()] {
+            let reply = world.exchange(&once.space, ISSUER, &again).await;
+            assert_eq!((reply.status, &reply.json()["code"]), (403, &json!(7)), "{}", reply.text());
+            assert_eq!(world.record(&once.space, &reply.reference()).await["reason"], json!("replay"));
+        }
+        // What STS vouched for a moment ago it need not vouch for now.
+        sts.remove_identity(&key.id);
+        assert_eq!(world.exchange(&often.space, ISSUER, &request).await.status, 403);
+    });
+}
+
+/// Neither an account, nor a role, nor whether AWS is trusted at all can be read off a refusal.
+#[test]
+fn a_signed_request_that_is_refused_looks_like_one_where_aws_is_not_trusted() {
+    run(async {
+        let aws = aws().await;
+        let space = aws.bind("arn:aws:sts::123456789012:assumed-role/Deploy/*", json!({})).await;
+        let elsewhere = aws.world.place().await.space;
+        let stranger = aws.session("999999999999");
+        let unknown = AccessKey::temporary();
+        let mut seen: Option<String> = None;
+        for key in [&stranger, &unknown] {
+            for scope in [space.as_str(), &elsewhere, "//captain.api.mondoo.app/spaces/no-such-space"] {
+                let reply = aws.exchange(scope, &presign(key, &PresignOptions::mondoo(now()))).await;
+                assert_eq!(reply.status, 403, "{scope}: {}", reply.text());
+                let refusal = reply.without_reference();
+                assert_eq!(seen.get_or_insert_with(|| refusal.clone()), &refusal, "{scope}");
+            }
+        }
+    });
+}
+
 #[test]
 fn an_sts_out_of_reach_is_unavailable() {
     run(async {

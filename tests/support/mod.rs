@@ -5,10 +5,11 @@ mod http;
 mod jwt;
 mod node;
 pub(crate) mod proto;
+pub(crate) mod schema;
 mod server;
+pub(crate) mod tenant;
 mod world;
 
-pub(crate) use graphql::Refusal;
 pub(crate) use http::{Reply, bare_post, form};
 pub(crate) use jwt::{Ping, claims_of, header_of, resign, sign, sign_claims};
 pub(crate) use node::Node;

@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::CredentialId;
 use sallyport_domain::mrn::Resource;
+use sallyport_domain::principal::Principal;
 use sallyport_domain::role::{Permission, RoleRef};
 use sallyport_domain::scope::Scope;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::{Value, json};
 
-use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, possessed};
+use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, possessed, revalidate};
 use crate::oauth::{Form, Refused, read};
 use crate::services::Services;
 
@@ -120,6 +121,8 @@ struct Target {
     scope: Scope,
     until: Timestamp,
     actor: String,
+    /// The admin who asks; `None` for whoever has the token itself.
+    admin: Option<Principal>,
 }
 
 async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Target>, Unreachable> {
@@ -131,12 +134,26 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
             return Ok(None);
         }
         let stored = services.store.find_credential(&scope, account, id).await.map_err(|_| Unreachable)?;
-        return Ok(stored.map(|s| Target { id, mrn: token.to_owned(), scope, until: s.expires_at, actor: caller.mrn }));
+        return Ok(stored.map(|s| Target {
+            id,
+            mrn: token.to_owned(),
+            scope,
+            until: s.expires_at,
+            actor: caller.mrn.clone(),
+            admin: Some(caller),
+        }));
     }
     let Some(held) = known(possessed(services, token).await)? else { return Ok(None) };
     let account = Resource::ServiceAccount(held.scope.clone(), held.account);
     let mrn = mrns.format(&Resource::Credential(held.scope.clone(), held.account, held.id));
-    Ok(Some(Target { id: held.id, mrn, scope: held.scope, until: held.until, actor: mrns.format(&account) }))
+    Ok(Some(Target {
+        id: held.id,
+        mrn,
+        scope: held.scope,
+        until: held.until,
+        actor: mrns.format(&account),
+        admin: None,
+    }))
 }
 
 impl Target {
@@ -145,7 +162,12 @@ impl Target {
         services
             .configuration
             .mutate(|snapshot| -> Result<_, std::convert::Infallible> {
-                if snapshot.is_revoked(self.id) {
+                // By the configuration that is changed, not by the one that was there when the request came.
+                let may = self.admin.as_ref().is_none_or(|admin| {
+                    revalidate(services, admin, snapshot)
+                        .is_some_and(|admin| admin.may(Permission::CredentialsRevoke, &self.scope, snapshot))
+                });
+                if !may || snapshot.is_revoked(self.id) {
                     return Ok((Vec::new(), ()));
                 }
                 let audit = AuditEntry {

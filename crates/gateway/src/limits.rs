@@ -14,6 +14,8 @@ use sallyport_domain::scope::Scope;
 const UNVERIFIED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// Keyed limiters forget idle keys once they hold this many.
 const KEYS_KEPT: usize = 100_000;
+/// Stands for every address that cannot be told.
+const NOWHERE: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// How many admissions lie between two looks at that.
 const SWEEP_EVERY: u64 = 10_000;
 
@@ -50,8 +52,10 @@ impl Limits {
     /// When the global or the address's limit is used up.
     pub fn admit(&self, address: Option<IpAddr>) -> Result<(), RetryAfter> {
         // The address first: one that is refused must not use up what belongs to all.
-        if let (Some(limiter), Some(address)) = (&self.per_address, address) {
-            let result = limiter.check_key(&network_of(address)).map_err(retry_after);
+        if let Some(limiter) = &self.per_address {
+            // All whose address cannot be told are one client: behind a proxy, anyone can see to it that it cannot.
+            let client = network_of(address.unwrap_or(NOWHERE));
+            let result = limiter.check_key(&client).map_err(retry_after);
             self.forget_idle(limiter);
             result?;
         }
@@ -99,4 +103,54 @@ fn network_of(address: IpAddr) -> IpAddr {
 fn retry_after(not_until: governor::NotUntil<governor::clock::QuantaInstant>) -> RetryAfter {
     let wait = not_until.wait_time_from(DefaultClock::default().now()) + Duration::from_millis(999);
     RetryAfter(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(limits: &Limits, addresses: &[Option<&str>]) -> usize {
+        addresses.iter().filter(|text| limits.admit(text.map(|text| text.parse().unwrap())).is_ok()).count()
+    }
+
+    // The clock is the real one: a machine that stalls for a second lets one more in, and no test here minds.
+
+    #[test]
+    fn an_address_that_cannot_be_told_is_limited_like_any_other() {
+        let limits = Limits::new(0, 1, 0);
+        assert!(admitted(&limits, &[None; 20]) < 20);
+        let others = admitted(&limits, &[Some("203.0.113.7"); 20]);
+        assert!((1..20).contains(&others), "the others have theirs: {others}");
+    }
+
+    #[test]
+    fn a_host_s_many_ipv6_addresses_and_disguises_are_one_client() {
+        let limits = Limits::new(0, 1, 0);
+        assert!(
+            admitted(&limits, &["2001:db8::1", "2001:db8::2", "2001:db8::ffff:1", "2001:db8:0:0:9::"].map(Some)) < 4
+        );
+        assert_eq!(admitted(&limits, &[Some("2001:db8:0:1::1")]), 1, "the network next door");
+        assert!(admitted(&limits, &["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201"].map(Some)) < 3);
+    }
+
+    #[test]
+    fn who_is_over_their_own_limit_does_not_use_up_what_belongs_to_all() {
+        let limits = Limits::new(3, 1, 0);
+        assert!(admitted(&limits, &[Some("192.0.2.1"); 50]) < 50);
+        assert_eq!(admitted(&limits, &["192.0.2.2", "192.0.2.3"].map(Some)), 2);
+    }
+
+    #[test]
+    fn what_never_verified_is_recorded_sixty_times_a_minute_for_each_provider_and_scope() {
+        let limits = Limits::new(0, 0, 0);
+        let recorded = |provider: u128, scope: &Scope| {
+            let provider = ProviderId(uuid::Uuid::from_u128(provider));
+            (0..200).filter(|_| limits.record_unverified(provider, scope)).count()
+        };
+        let space = Scope::Space(sallyport_domain::id::SpaceId::parse("acme-space").unwrap());
+        for (provider, scope) in [(1, &space), (2, &space), (1, &Scope::Platform)] {
+            let recorded = recorded(provider, scope);
+            assert!((60..70).contains(&recorded), "each has its own: {recorded}");
+        }
+    }
 }

@@ -74,6 +74,7 @@ fn lint(compiled: &CompiledTrust, provider: &Provider) -> Result<Vec<String>> {
         return Err(refusal.into());
     }
     let mut warnings: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(unpublished_keys(compiled.trust(), provider));
     let audiences = !compiled.trust().allowed_audiences.is_empty();
     if provider.kind == ProviderKind::AwsSts && audiences && !provider.require_audience_header {
         warnings.push(
@@ -82,6 +83,22 @@ fn lint(compiled: &CompiledTrust, provider: &Provider) -> Result<Vec<String>> {
         );
     }
     Ok(warnings)
+}
+
+/// A binding takes its scope's provider for the issuer without being told which. Whoever made that one may have had fewer rights
+/// than who binds roles to it now, and chose whose signatures count.
+fn unpublished_keys(trust: &Trust, provider: &Provider) -> Option<String> {
+    let keys = match &provider.keys {
+        KeySource::Uploaded(_) => "a key set that was uploaded".to_owned(),
+        KeySource::Url(url) => format!("the keys at {url}"),
+        KeySource::Discovery | KeySource::Sts => return None,
+    };
+    trust.binding.then(|| {
+        format!(
+            "issuerUri: this scope's provider for the issuer, '{}', verifies tokens with {keys}, not with those that the issuer publishes; make sure that they are its own",
+            provider.name
+        )
+    })
 }
 
 /// Judges a provider, and fills in what is unwise about it. Whether its issuer answers is for [`issuer`] to say.

@@ -217,7 +217,7 @@ impl ApiTokenMutation {
         let Some(Resource::ApiToken(scope, id)) = caller.mrns().parse(&input.mrn) else { return Err(missing()) };
         caller
             .mutate(|access| {
-                access.require(Permission::ApiTokensManage, &scope, "API token")?;
+                access.require_federation(Permission::ApiTokensManage, &scope, "API token")?;
                 let token = access.snapshot.api_token(id).filter(|token| token.scope == scope).ok_or_else(missing)?;
                 let record = (Some(recorded(caller.mrns(), token)), None);
                 let target = Resource::ApiToken(scope.clone(), id);

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::access::Caller;
 use crate::error::{self, Code, Error};
 use crate::graphiql;
-use crate::limits::{self, BATCH_MAX, BODY_MAX};
+use crate::limits::{self, BATCH_MAX, BODY_MAX, ERRORS_MAX};
 use crate::schema::{Mutation, Query, build};
 
 /// Settings of this surface.
@@ -88,6 +88,11 @@ impl Api {
                 self.schema.execute(request.data(caller)).await
             }
         };
+        let more = response.errors.len().saturating_sub(ERRORS_MAX);
+        if more > 0 {
+            response.errors.truncate(ERRORS_MAX);
+            response.errors.push(Error::exhausted(format!("{more} more errors are not shown")).into_server_error());
+        }
         for failure in &mut response.errors {
             error::complete(failure);
         }

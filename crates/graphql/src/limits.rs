@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::{ExecutableDocument, FragmentDefinition, Selection, SelectionSet};
+use async_graphql::parser::types::{ExecutableDocument, FragmentDefinition, OperationType, Selection, SelectionSet};
 use async_graphql::{Name, Positioned};
 
 use crate::error::Error;
@@ -13,6 +13,9 @@ use crate::error::Error;
 pub const BODY_MAX: usize = 1024 * 1024;
 /// Longest document, in bytes; long values belong into variables.
 pub const DOCUMENT_MAX: usize = 128 * 1024;
+/// Most names, numbers, texts and punctuation marks of a document: what the engine looks at one by one, and has an error for
+/// each, be they arguments, variables, directives or the items of a list.
+pub const TOKENS_MAX: usize = 10_000;
 /// Most operations of one batch.
 pub const BATCH_MAX: usize = 10;
 /// Most fields that a document may select, with every fragment counted wherever it is spread. Spreads count as fields: what
@@ -36,6 +39,12 @@ pub(crate) const EVALUATION: usize = 5_500;
 pub(crate) const COUNT: usize = 5_000;
 /// Most directives on one field.
 pub const DIRECTIVES_MAX: usize = 8;
+/// Most errors of one answer. The engine says all it has against a document, and a small one can be wrong in thousands of places.
+pub(crate) const ERRORS_MAX: usize = 50;
+/// Most times that a document asks for the schema; each answer is a large one.
+const INTROSPECTIONS_MAX: usize = 4;
+/// What asks for the schema.
+const INTROSPECTIONS: [&str; 2] = ["__schema", "__type"];
 /// Deepest nesting of brackets of any kind in a document.
 const BRACKETS_MAX: usize = 64;
 /// Most lists inside one another in an introspection query: each level multiplies the answer.
@@ -54,8 +63,15 @@ pub fn admit(document: &str) -> Result<ExecutableDocument, Error> {
             document.len()
         )));
     }
-    if nesting(document) > BRACKETS_MAX {
+    let shape = Shape::of(document);
+    if shape.nesting > BRACKETS_MAX {
         return Err(Error::exhausted(format!("the document nests deeper than {BRACKETS_MAX} brackets")));
+    }
+    if shape.tokens > TOKENS_MAX {
+        return Err(Error::exhausted(format!(
+            "the document has {} tokens; at most {TOKENS_MAX} are allowed, and long lists belong into variables",
+            shape.tokens
+        )));
     }
     let parsed = parse_query(document).map_err(|error| Error::invalid("query", error.to_string()))?;
     let operations = parsed.operations.iter().len();
@@ -93,43 +109,107 @@ pub fn admit(document: &str) -> Result<ExecutableDocument, Error> {
             "introspection may nest at most {INTROSPECTION_LISTS_MAX} lists of fields, interfaces or possible types"
         )));
     }
+    if whole.introspections > INTROSPECTIONS_MAX {
+        return Err(Error::exhausted(format!(
+            "the document asks for the schema {} times; {INTROSPECTIONS_MAX} are allowed",
+            whole.introspections
+        )));
+    }
+    for (_, operation) in parsed.operations.iter() {
+        if operation.node.ty == OperationType::Mutation {
+            each_once(&operation.node.selection_set.node, &parsed.fragments, &mut HashSet::new())?;
+        }
+    }
     Ok(parsed)
 }
 
-/// The deepest nesting of brackets outside strings and comments: the parser recurses once for each.
-fn nesting(document: &str) -> usize {
-    let bytes = document.as_bytes();
-    let (mut depth, mut deepest, mut at) = (0_usize, 0_usize, 0_usize);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'#' => {
-                while at < bytes.len() && !matches!(bytes[at], b'\n' | b'\r') {
-                    at += 1;
+/// Refuses a mutation whose root selects one name twice. The specification merges the two into one (section 5.3.2); the engine
+/// does what it says twice, and shows one answer. Nobody should have to know which. Called once the limits hold, so that
+/// following every spread is bounded.
+fn each_once<'d>(
+    selection: &'d SelectionSet,
+    fragments: &'d HashMap<Name, Positioned<FragmentDefinition>>,
+    seen: &mut HashSet<&'d str>,
+) -> Result<(), Error> {
+    for item in &selection.items {
+        match &item.node {
+            Selection::Field(field) => {
+                let name = field.node.response_key().node.as_str();
+                if !seen.insert(name) {
+                    return Err(Error::invalid(
+                        "query",
+                        format!("the mutation does '{name}' twice under one name; give each an alias of its own"),
+                    ));
                 }
             }
-            b'"' if bytes[at..].starts_with(b"\"\"\"") => {
-                at += 3;
-                while at < bytes.len() && !bytes[at..].starts_with(b"\"\"\"") {
-                    at += if bytes[at..].starts_with(b"\\\"\"\"") { 4 } else { 1 };
-                }
-                at += 2;
-            }
-            b'"' => {
-                at += 1;
-                while at < bytes.len() && !matches!(bytes[at], b'"' | b'\n') {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+            Selection::FragmentSpread(spread) => {
+                if let Some(fragment) = fragments.get(&spread.node.fragment_name.node) {
+                    each_once(&fragment.node.selection_set.node, fragments, seen)?;
                 }
             }
-            b'{' | b'[' | b'(' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' | b')' => depth = depth.saturating_sub(1),
-            _ => {}
+            Selection::InlineFragment(fragment) => each_once(&fragment.node.selection_set.node, fragments, seen)?,
         }
-        at += 1;
     }
-    deepest
+    Ok(())
+}
+
+/// What a document looks like before it is parsed, outside its strings and comments.
+#[derive(Default)]
+struct Shape {
+    /// The deepest nesting of brackets: the parser recurses once for each.
+    nesting: usize,
+    /// Names, numbers, strings and punctuation marks.
+    tokens: usize,
+}
+
+impl Shape {
+    fn of(document: &str) -> Self {
+        let bytes = document.as_bytes();
+        let mut shape = Self::default();
+        let (mut depth, mut at) = (0_usize, 0_usize);
+        while at < bytes.len() {
+            let began = at;
+            match bytes[at] {
+                b' ' | b'\t' | b'\r' | b'\n' | b',' => {
+                    at += 1;
+                    continue;
+                }
+                b'#' => {
+                    while at < bytes.len() && !matches!(bytes[at], b'\n' | b'\r') {
+                        at += 1;
+                    }
+                    continue;
+                }
+                b'"' if bytes[at..].starts_with(b"\"\"\"") => {
+                    at += 3;
+                    while at < bytes.len() && !bytes[at..].starts_with(b"\"\"\"") {
+                        at += if bytes[at..].starts_with(b"\\\"\"\"") { 4 } else { 1 };
+                    }
+                    at += 2;
+                }
+                b'"' => {
+                    at += 1;
+                    while at < bytes.len() && !matches!(bytes[at], b'"' | b'\n') {
+                        at += if bytes[at] == b'\\' { 2 } else { 1 };
+                    }
+                }
+                b'{' | b'[' | b'(' => {
+                    depth += 1;
+                    shape.nesting = shape.nesting.max(depth);
+                }
+                b'}' | b']' | b')' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            // A name, a number or the three dots of a spread are one.
+            let one = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+            at += 1;
+            while one(bytes[began]) && at < bytes.len() && one(bytes[at]) {
+                at += 1;
+            }
+            shape.tokens += 1;
+        }
+        shape
+    }
 }
 
 /// What a selection amounts to once its fragments are filled in.
@@ -140,6 +220,8 @@ struct Size {
     depth: usize,
     /// Lists of introspection inside one another.
     lists: usize,
+    /// Times that the schema is asked for.
+    introspections: usize,
 }
 
 impl Size {
@@ -148,6 +230,7 @@ impl Size {
         self.aliases = self.aliases.saturating_add(other.aliases);
         self.depth = self.depth.max(other.depth);
         self.lists = self.lists.max(other.lists);
+        self.introspections = self.introspections.saturating_add(other.introspections);
     }
 }
 
@@ -174,6 +257,8 @@ impl<'d> Meter<'d> {
                     inner.depth += 1;
                     // `fields` and the others of that name belong to introspection, or to a preset, which is no list of lists.
                     inner.lists += usize::from(INTROSPECTION_LISTS.contains(&field.name.node.as_str()));
+                    let asks = usize::from(INTROSPECTIONS.contains(&field.name.node.as_str()));
+                    inner.introspections = inner.introspections.saturating_add(asks);
                     size.add(inner);
                 }
                 Selection::FragmentSpread(spread) => {
@@ -277,6 +362,7 @@ mod tests {
 
     #[test]
     fn brackets_inside_strings_and_comments_do_not_count() {
+        let nesting = |document| Shape::of(document).nesting;
         assert_eq!(nesting(r#"{ a(b: "((((((\"((") # [[[["#), 2);
         assert_eq!(nesting(r#"{ a(b: """ (((( \""" (( """) { c } }"#), 2);
         assert_eq!(nesting("\"unterminated"), 0);
@@ -284,8 +370,70 @@ mod tests {
     }
 
     #[test]
+    fn names_numbers_strings_and_marks_are_tokens_and_nothing_else_is() {
+        let tokens = |document| Shape::of(document).tokens;
+        assert_eq!(tokens(""), 0);
+        assert_eq!(tokens(" ,,\t\r\n# a comment { } \n"), 0);
+        assert_eq!(tokens("{viewer{mrn}}"), 6);
+        assert_eq!(tokens("query($a: [Int!] = [1, 2.5], $b: String) @x"), 21);
+        assert_eq!(tokens(r#"{a(b: "c d \" e", f: """g " h""") ...i}"#), 12);
+        assert_eq!(tokens("\"unterminated"), 1);
+        assert_eq!(tokens("\u{feff}\u{202e}"), 6, "what is no GraphQL counts byte by byte");
+    }
+
+    /// Each of these made the engine look at, and complain about, tens of thousands of things one by one.
+    #[test]
+    fn floods_of_arguments_variables_directives_and_items_are_refused_unparsed() {
+        for flood in [
+            format!("{{viewer({}){{mrn}}}}", "a:1 ".repeat(4_000)),
+            format!("query({}){{viewer{{mrn}}}}", "$a:Int ".repeat(3_000)),
+            format!("query {}{{viewer{{mrn}}}}", "@a ".repeat(6_000)),
+            format!("query($a:Int {}){{viewer{{mrn}}}}", "@a ".repeat(6_000)),
+            format!("{{...f {}}} fragment f on Query{{viewer{{mrn}}}}", "@a ".repeat(6_000)),
+            format!("{{...f}} fragment f on Query {}{{viewer{{mrn}}}}", "@a ".repeat(6_000)),
+            format!("{{...{}{{viewer{{mrn}}}}}}", "@a ".repeat(6_000)),
+            format!("{{viewer(a:[{}]){{mrn}}}}", "1 ".repeat(11_000)),
+            format!("{{viewer(a:{{{}}}){{mrn}}}}", "b:1 ".repeat(4_000)),
+            format!("query($a:[Int]=[{}]){{viewer{{mrn}}}}", "1 ".repeat(11_000)),
+        ] {
+            let refusal = refused(&flood);
+            assert!(refusal.contains("tokens; at most 10000 are allowed"), "{}…: {refusal}", &flood[..40]);
+        }
+        assert!(admit(&format!("#{}\n{{viewer{{{}mrn}}}}", "x".repeat(60_000), ",".repeat(60_000))).is_ok());
+    }
+
+    #[test]
+    fn a_mutation_does_each_thing_under_a_name_of_its_own() {
+        let create = "createOrganization(input:{name:\"x\"}){mrn}";
+        for twice in [
+            format!("mutation{{{create} {create}}}"),
+            format!("mutation{{a:{create} a:{create}}}"),
+            format!("mutation{{{create} ...on Mutation{{{create}}}}}"),
+            format!("mutation{{...f ...f}} fragment f on Mutation{{{create}}}"),
+            format!("mutation{{...f ...g}} fragment f on Mutation{{{create}}} fragment g on Mutation{{...f}}"),
+            format!("query A{{viewer{{mrn}}}} mutation B{{{create} {create}}}"),
+        ] {
+            let refusal = refused(&twice);
+            assert!(refusal.contains("twice under one name"), "{twice}: {refusal}");
+        }
+        for once in [
+            format!("mutation{{a:{create} b:{create}}}"),
+            format!("mutation A{{{create}}} mutation B{{{create}}}"),
+            "{viewer{mrn} viewer{name}}".to_owned(),
+        ] {
+            assert!(admit(&once).is_ok(), "{once}");
+        }
+    }
+
+    #[test]
     fn introspection_is_bounded_and_the_usual_query_passes() {
         let nested = "{__schema{types{fields{type{fields{type{fields{type{fields{name}}}}}}}}}}";
+        let schemas = |n: usize| {
+            let each = |i| format!("a{i}:__schema{{queryType{{name}}}} ...{{b{i}:__type(name:\"Query\"){{name}}}} ");
+            format!("{{{}}}", (0..n).map(each).collect::<String>())
+        };
+        assert!(admit(&schemas(2)).is_ok());
+        insta::assert_snapshot!(refused(&schemas(3)), @"the document asks for the schema 6 times; 4 are allowed");
         insta::assert_snapshot!(refused(nested), @"introspection may nest at most 3 lists of fields, interfaces or possible types");
         assert!(
             admit(

@@ -313,6 +313,7 @@ impl RoleMutation {
             .mutate(|access| {
                 let role = own_role(caller, access, &mrn)?;
                 let scope = Scope::Organization(role.organization.clone());
+                access.require_federation(Permission::RolesManage, &scope, "role")?;
                 if access.snapshot.role_in_use(&RoleRef::Organization(role.organization.clone(), role.name.clone())) {
                     return Err(Error::failed_precondition(
                         "the role is still given to a service account, an API token or a trust; take it away there first",

@@ -366,7 +366,7 @@ async fn delete(caller: &Caller, input: &DeleteServiceAccountsInput) -> Result<(
         return Err(Error::invalid("mrns", message));
     }
     let named = |access: &Access<'_>| -> Result<Vec<DomainAccount>> {
-        access.require(Permission::ServiceAccountsManage, &scope, "scope")?;
+        access.require_federation(Permission::ServiceAccountsManage, &scope, "scope")?;
         let mut accounts: Vec<DomainAccount> = Vec::with_capacity(input.mrns.len());
         for (index, mrn) in input.mrns.iter().enumerate() {
             let field = format!("mrns[{index}]");

@@ -186,6 +186,9 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
     let trusted = role(&world, &organization, "trusted", &[&all[..], &["federation.byworkload"]].concat()).await;
     let provider = provider(&world, &organization).await;
     let target = account(&world, &organization, &plain, None).await;
+    let spare_role = role(&world, &organization, "spare", &["roles.read"]).await;
+    let spare_account = account(&world, &organization, &role_mrn("agent"), None).await;
+    let (_, spare_token) = token(&world, &organization, &role_mrn("agent")).await;
     for (role, allowed) in [(&plain, false), (&trusted, true)] {
         let account = account(&world, &organization, role, None).await;
         let trust = trust(&world, &account, &provider).await;
@@ -208,6 +211,13 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
                 json!({ "s": organization }),
             ),
             ("mutation($r: String!) { updateRole(input: {mrn: $r, title: \"x\"}) { mrn } }", json!({ "r": role })),
+            // Nor takes away what others rest on.
+            ("mutation($r: String!) { deleteRole(mrn: $r) { mrn } }", json!({ "r": spare_role })),
+            (
+                "mutation($s: String!, $a: String!) { deleteServiceAccounts(input: {scopeMrn: $s, mrns: [$a]}) { mrns } }",
+                json!({ "s": organization, "a": spare_account }),
+            ),
+            ("mutation($t: String!) { deleteAPIToken(input: {mrn: $t}) { mrn } }", json!({ "t": spare_token })),
         ] {
             let answer = world.run_as(&bearer, document, variables).await;
             let code = &answer["errors"][0]["extensions"]["code"];
@@ -466,4 +476,447 @@ async fn a_binding_is_found_by_the_mrn_of_its_trust_and_the_other_way_round() {
         let find = "query($m: String!) { getWIFAuthBinding(mrn: $m) { binding { mrn } } }";
         assert_eq!(world.refused(find, json!({ "m": mrn })).await, "NOT_FOUND ");
     }
+}
+
+/// What a hostile request comes to.
+enum Outcome {
+    /// `extensions.code` and `.field` of its first error.
+    Refused(&'static str),
+    /// Harmless: answered with the caller's own name.
+    Answered,
+}
+
+/// The standing list of requests that are meant to hurt. Each is answered soon, shortly, and as it says here.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_documents_are_refused_quickly_and_shortly() {
+    use Outcome::{Answered, Refused};
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let document = |text: String| json!({ "query": text }).to_string().into_bytes();
+    let with = |text: &str, variables: Value| json!({ "query": text, "variables": variables }).to_string().into_bytes();
+    let many = |n: usize, each: &dyn Fn(usize) -> String| (0..n).map(each).collect::<Vec<_>>().join(" ");
+    let viewer = "{viewer{mrn}}";
+    let conditions = "query($c: JSON!) { testWIFCondition(expression: \"true\", claims: $c) { matched } }";
+    let trust = "mutation($m: [KeyValueInput!]) { createWIFTrust(input: {serviceAccountMrn: \"x\", providerMrn: \"x\", name: \"n\", mappings: $m}) { trust { mrn } } }";
+    let delete = format!(
+        "mutation($m: [String!]!) {{ deleteServiceAccounts(input: {{scopeMrn: \"{space}\", mrns: $m}}) {{ mrns }} }}"
+    );
+    let page = "query($s: String!) { listExchanges(scopeMrn: $s, first: 1000000000) { totalCount } }";
+    let find = "query($m: String!) { getSpace(mrn: $m) { mrn } }";
+    let name = "mutation($n: String!) { createOrganization(input: {name: $n}) { mrn } }";
+    let create = "createOrganization(input:{name:\"x\"}){mrn}";
+    let persisted = json!({ "persistedQuery": { "version": 1, "sha256Hash": "0".repeat(64) } });
+    let other = json!({ "authorization": "Bearer x" });
+    let raw = |text: &str, variable: &str, value: &str| {
+        format!("{{\"query\":{},\"variables\":{{\"{variable}\":{value}}}}}", json!(text)).into_bytes()
+    };
+    let nested = |open: &str, close: &str, n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+    let cases: Vec<(&str, Vec<u8>, Outcome)> = vec![
+        // --- fragments
+        (
+            "a fragment that spreads itself",
+            document("{...a} fragment a on Query{...a}".into()),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "two fragments that spread each other",
+            document("{...a} fragment a on Query{viewer{mrn} ...b} fragment b on Query{...a}".into()),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a cycle that nothing spreads",
+            document(format!("{viewer} fragment a on Query{{...b}} fragment b on Query{{...a}}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a cycle through an inline fragment",
+            document("{...a} fragment a on Query{...on Query{...a}}".into()),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a chain of two hundred fragments",
+            document(format!(
+                "{{...f0}} {} fragment f200 on Query{viewer}",
+                many(200, &|i| format!("fragment f{i} on Query{{...f{}}}", i + 1))
+            )),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "a chain of ninety fragments",
+            document(format!(
+                "{{...f0}} {} fragment f90 on Query{viewer}",
+                many(90, &|i| format!("fragment f{i} on Query{{...f{}}}", i + 1))
+            )),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "one fragment twice",
+            document(format!("{{...a}} {} {}", "fragment a on Query{viewer{mrn}}", "fragment a on Query{viewer{mrn}}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a fragment that is not used",
+            document(format!("{viewer} fragment a on Query{viewer}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a fragment on a scalar",
+            document("{viewer{mrn{...a}}} fragment a on String{x}".into()),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        // --- many of one thing
+        (
+            "three hundred aliases",
+            document(format!("{{{}}}", many(300, &|i| format!("a{i}:viewer{{mrn}}")))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "four thousand fields without aliases",
+            document(format!("{{{}}}", "viewer{mrn}".repeat(1_600))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "two thousand unknown fields",
+            document(format!("{{{}}}", many(2_000, &|i| format!("f{i}")))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "three thousand unknown arguments",
+            document(format!("{{viewer({}){{mrn}}}}", many(3_000, &|i| format!("a{i}:1")))),
+            Refused("INVALID_ARGUMENT a0"),
+        ),
+        (
+            "one argument three thousand times",
+            document(format!("{{viewer({}){{mrn}}}}", "a:1 ".repeat(3_000))),
+            Refused("INVALID_ARGUMENT a"),
+        ),
+        (
+            "ten thousand arguments",
+            document(format!("{{viewer({}){{mrn}}}}", "a:1 ".repeat(10_000))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "three thousand unknown directives",
+            document(format!("query {} {viewer}", "@a ".repeat(3_000))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "thirty thousand directives",
+            document(format!("query {} {viewer}", "@a ".repeat(30_000))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "nine directives on one field",
+            document(format!("{{viewer {}{{mrn}}}}", "@skip(if:false)".repeat(9))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a directive again and again",
+            document(format!("{{...{}{viewer}}}", "@include(if:true)".repeat(1_000))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "two thousand variables",
+            document(format!("query({}) {viewer}", many(2_000, &|i| format!("$a{i}:Int")))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "one variable two thousand times",
+            document(format!("query({}) {viewer}", "$a:Int ".repeat(2_000))),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "twenty-one operations",
+            document(many(21, &|i| format!("query q{i} {viewer}"))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "two operations and no choice",
+            document(format!("query a {viewer} query b {viewer}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "two operations of one name",
+            document(format!("query a {viewer} query a {viewer}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "eleven requests in a batch",
+            json!(vec![json!({ "query": viewer }); 11]).to_string().into_bytes(),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "a batch of batches",
+            json!([[{ "query": viewer }]]).to_string().into_bytes(),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        ("a batch with nothing in it", b"[]".to_vec(), Refused("INVALID_ARGUMENT body")),
+        // --- size
+        (
+            "a document of 200 KB",
+            document(format!("#{}\n{viewer}", "x".repeat(200_000))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        ("a document that is nothing but comment", document(format!("#{}\n{viewer}", "x".repeat(100_000))), Answered),
+        ("a body over a megabyte", with(viewer, json!({ "a": "x".repeat(1_100_000) })), Refused("RESOURCE_EXHAUSTED ")),
+        ("a variable of a megabyte, unused", with(viewer, json!({ "a": "x".repeat(1_000_000) })), Answered),
+        (
+            "sixty thousand entries of a list",
+            with(trust, json!({ "m": vec![json!({ "key": "k" }); 50_000] })),
+            Refused("INVALID_ARGUMENT serviceAccountMrn"),
+        ),
+        (
+            "a list of the wrong things",
+            with(trust, json!({ "m": vec![1; 200_000] })),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a list of a hundred thousand names",
+            with(&delete, json!({ "m": vec!["x"; 100_000] })),
+            Refused("INVALID_ARGUMENT mrns"),
+        ),
+        (
+            "a list as long in the document",
+            document(format!("{{listExchanges(scopeMrn:[{}]){{totalCount}}}}", "1 ".repeat(20_000))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        ("a page of a billion", with(page, json!({ "s": space })), Refused("INVALID_ARGUMENT first")),
+        // --- depth
+        (
+            "claims a hundred levels deep",
+            raw(conditions, "c", &nested("{\"a\":", "}", 100)),
+            Refused("INVALID_ARGUMENT claims"),
+        ),
+        (
+            "lists a hundred levels deep",
+            raw(conditions, "c", &format!("{{\"a\":{}}}", nested("[", "]", 100))),
+            Refused("INVALID_ARGUMENT claims"),
+        ),
+        (
+            "JSON a hundred thousand levels deep",
+            raw(viewer, "a", &nested("[", "]", 100_000)),
+            Refused("INVALID_ARGUMENT body"),
+        ),
+        (
+            "values sixty-five levels deep",
+            document(format!("{{listExchanges(scopeMrn:{}){{totalCount}}}}", nested("[", "]", 65))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "a type sixty-five levels deep",
+            document(format!("query($a:{}) {viewer}", nested("[", "]", 65).replace('1', "Int"))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "a selection thirty levels deep",
+            document(format!("{}mrn{}", "{viewer".repeat(30), "}".repeat(30))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        // --- introspection
+        (
+            "the schema five times",
+            document(format!("{{{}}}", many(5, &|i| format!("a{i}:__schema{{types{{name}}}}")))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        (
+            "types of fields of types",
+            document(format!("{{__schema{{types{}name{}}}}}", "{fields{type".repeat(4) + "{", "}".repeat(9))),
+            Refused("RESOURCE_EXHAUSTED "),
+        ),
+        // --- what is not offered
+        ("a subscription", document("subscription{viewer{mrn}}".into()), Refused("INVALID_ARGUMENT query")),
+        ("a deferred fragment", document(format!("{{...@defer{viewer}}}")), Refused("INVALID_ARGUMENT query")),
+        (
+            "a persisted query that nobody persisted",
+            json!({ "extensions": persisted }).to_string().into_bytes(),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a persisted query with its text",
+            json!({ "query": viewer, "extensions": persisted }).to_string().into_bytes(),
+            Answered,
+        ),
+        (
+            "another caller's headers in the body",
+            json!({ "query": viewer, "extensions": { "headers": other }, "headers": other }).to_string().into_bytes(),
+            Answered,
+        ),
+        // --- done twice
+        (
+            "one mutation twice under one name",
+            document(format!("mutation{{{create} {create}}}")),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        (
+            "a query that names a mutation's operation",
+            json!({ "query": format!("query a{viewer} mutation b{{{create}}}"), "operationName": "a" })
+                .to_string()
+                .into_bytes(),
+            Answered,
+        ),
+        (
+            "the query twice in one object",
+            br#"{"query":"mutation{deleteSpace(mrn:\"x\"){mrn}}","query":"{viewer{mrn}}"}"#.to_vec(),
+            Answered,
+        ),
+        // --- letters
+        (
+            "a byte order mark before the JSON",
+            [b"\xef\xbb\xbf".as_slice(), document(viewer.into()).as_slice()].concat(),
+            Refused("INVALID_ARGUMENT body"),
+        ),
+        ("a byte order mark before the document", document(format!("\u{feff}{viewer}")), Answered),
+        ("a zero-width space in a name", document("{view\u{200b}er{mrn}}".into()), Refused("INVALID_ARGUMENT query")),
+        ("letters that look alike", document("{v\u{0456}ewer{mrn}}".into()), Refused("INVALID_ARGUMENT query")),
+        ("full-width letters", document("{\u{ff56}iewer{mrn}}".into()), Refused("INVALID_ARGUMENT query")),
+        ("text that runs backwards, in a comment", document(format!("{viewer} # \u{202e}")), Answered),
+        ("a NUL in a name", document("{viewer\0{mrn}}".into()), Refused("INVALID_ARGUMENT query")),
+        ("a NUL in a text", with(find, json!({ "m": format!("{space}\0") })), Refused("NOT_FOUND ")),
+        ("a NUL in a label", with(name, json!({ "n": "a\0b" })), Refused("INVALID_ARGUMENT name")),
+        (
+            "half a surrogate pair in JSON",
+            b"{\"query\":\"{getSpace(mrn:\\\"\\ud800\\\"){mrn}}\"}".to_vec(),
+            Refused("INVALID_ARGUMENT body"),
+        ),
+        (
+            "half a surrogate pair in the document",
+            document("{getSpace(mrn:\"\\ud800\"){mrn}}".into()),
+            Refused("INVALID_ARGUMENT query"),
+        ),
+        ("bytes that are not UTF-8", b"{\"query\":\"{viewer{mrn}}\xff\"}".to_vec(), Refused("INVALID_ARGUMENT body")),
+        (
+            "two bytes a letter",
+            document(viewer.into()).iter().flat_map(|byte| [*byte, 0]).collect(),
+            Refused("INVALID_ARGUMENT body"),
+        ),
+        // --- numbers
+        (
+            "a number beyond every integer",
+            document("{listOrganizations(first:99999999999999999999999999){totalCount}}".into()),
+            Refused("INVALID_ARGUMENT first"),
+        ),
+        (
+            "a fraction for an integer",
+            document("{listOrganizations(first:1.5){totalCount}}".into()),
+            Refused("INVALID_ARGUMENT first"),
+        ),
+        (
+            "an exponent for an integer",
+            document("{listOrganizations(first:1e2){totalCount}}".into()),
+            Refused("INVALID_ARGUMENT first"),
+        ),
+        (
+            "a negative page",
+            document("{listOrganizations(first:-1){totalCount}}".into()),
+            Refused("INVALID_ARGUMENT first"),
+        ),
+        // --- no GraphQL at all
+        ("an empty body", Vec::new(), Refused("INVALID_ARGUMENT body")),
+        ("an empty document", document(String::new()), Refused("INVALID_ARGUMENT query")),
+        ("a document that is a number", b"{\"query\":1}".to_vec(), Refused("INVALID_ARGUMENT query")),
+        (
+            "variables that are a list",
+            b"{\"query\":\"{viewer{mrn}}\",\"variables\":[1]}".to_vec(),
+            Refused("INVALID_ARGUMENT body"),
+        ),
+        ("a form", b"query=%7Bviewer%7Bmrn%7D%7D".to_vec(), Refused("INVALID_ARGUMENT body")),
+        ("a megabyte of brackets", vec![b'['; 1_000_000], Refused("INVALID_ARGUMENT body")),
+    ];
+    let organizations = world.run("{ listOrganizations { totalCount } }", json!({})).await;
+    for (what, body, outcome) in cases {
+        let sent = body.len();
+        let request = Request::post("/query")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {OWNER}"))
+            .body(Body::from(body))
+            .unwrap();
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), world.send(request));
+        let (_, answer) = answer.await.unwrap_or_else(|_| panic!("{what}: no answer"));
+        let length = answer.to_string().len();
+        assert!(length < 20_000 + 3 * sent.min(30_000), "{what}: {sent} bytes were answered with {length}");
+        let error = &answer["errors"][0]["extensions"];
+        let code = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+        match outcome {
+            Answered => {
+                let mrn = answer["data"]["viewer"]["mrn"].as_str();
+                assert!(mrn.is_some_and(|mrn| mrn.contains("/apitokens/")), "{what}: {answer}");
+            }
+            Refused(expected) => {
+                assert_eq!(format!("{} {}", code("code"), code("field")), expected, "{what}: {answer:.600}");
+            }
+        }
+    }
+    assert_eq!(world.run("{ listOrganizations { totalCount } }", json!({})).await, organizations, "none had an effect");
+}
+
+/// A batch is no way to try many secrets at once: it has one bearer, looked at before anything in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_one_attempt_to_be_somebody() {
+    let world = World::new().await;
+    let tries: Vec<Value> = (0..10)
+        .map(|i| json!({ "query": "{ viewer { mrn } }", "extensions": { "authorization": format!("Bearer guess-{i}") } }))
+        .collect();
+    let answer = world.post("guess-of-a-token-0123456789", &json!(tries)).await;
+    assert!(answer.is_object(), "one answer for all: {answer}");
+    assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAUTHENTICATED", "{answer}");
+}
+
+/// With introspection off, nothing but the documents a caller knows already is of use: not even a misspelt name is put right.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_introspection_the_schema_is_not_told_in_other_ways() {
+    let world = World::with(GraphqlOptions { introspection: false, graphiql: true }).await;
+    for document in ["{ __schema { types { name } } }", "{ __type(name: \"Query\") { name } }"] {
+        let answer = world.run_as(OWNER, document, json!({})).await;
+        assert!(
+            answer["errors"].is_array() || answer["data"].as_object().unwrap().values().all(Value::is_null),
+            "{answer}"
+        );
+        assert!(!answer.to_string().contains("listOrganizations"), "{answer}");
+    }
+    let (_, _, message) = world.refused_as(OWNER, "{ viewr { mrn } }", json!({})).await;
+    assert!(!message.contains("viewer"), "{message}");
+    let told = World::new().await.refused_as(OWNER, "{ viewr { mrn } }", json!({})).await.2;
+    assert!(told.contains("viewer"), "with introspection on, it helps: {told}");
+}
+
+/// An editor makes a provider for the issuer that an owner will bind an owner's role to, with keys of the editor's own. Nothing
+/// forbids either; the owner is told whose keys they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_says_so_when_its_provider_trusts_other_keys_than_the_issuer_s() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme-org", "acme-space").await;
+    let editor = world.token(&space, "editor").await;
+    let owner = world.token(&space, "owner").await;
+    let provide = "mutation($s: String!, $i: String!, $k: JSON, $u: String) { createWIFProvider(input: {scopeMrn: $s, name: \"mine\", kind: CUSTOM_OIDC, issuerUri: $i, jwks: $k, jwksUri: $u}) { provider { mrn } } }";
+    let bind = "mutation($s: String!, $i: String!, $n: String!, $r: [String!]) { createWIFAuthBinding(input: {scopeMrn: $s, name: $n, issuerUri: $i, subject: $n, roles: $r}) { binding { mrn warnings } } }";
+    let uploaded = "https://idp.acme.example";
+    for (issuer, keys, at, says) in [
+        (uploaded, world.issuer.jwks(), Value::Null, "uploaded"),
+        (world.issuer.uri(), Value::Null, json!(world.issuer.jwks_uri()), world.issuer.jwks_uri()),
+    ] {
+        let made = world.run_as(&editor, provide, json!({ "s": space, "i": issuer, "k": keys, "u": at })).await;
+        assert!(made.get("errors").is_none(), "{made}");
+        let made =
+            world.run_as(&owner, bind, json!({ "s": space, "i": issuer, "n": "x", "r": [role_mrn("owner")] })).await;
+        let warnings = made["data"]["createWIFAuthBinding"]["binding"]["warnings"].to_string();
+        assert!(warnings.contains("'mine'") && warnings.contains(says), "{made}");
+        // From here on the editor cannot change the keys any more.
+        let provider = world
+            .run(
+                "query($s: String!) { listWIFProviders(scopeMrn: $s) { providers { mrn issuerUri } } }",
+                json!({ "s": space }),
+            )
+            .await;
+        let providers = provider["listWIFProviders"]["providers"].as_array().unwrap();
+        let mrn = &providers.iter().find(|provider| provider["issuerUri"] == issuer).unwrap()["mrn"];
+        let swap =
+            "mutation($p: String!, $k: JSON) { updateWIFProvider(input: {mrn: $p, jwks: $k}) { provider { mrn } } }";
+        let mut keys = world.issuer.jwks();
+        keys["keys"].as_array_mut().unwrap().truncate(1);
+        let (code, ..) = world.refused_as(&editor, swap, json!({ "p": mrn, "k": keys })).await;
+        assert_eq!(code, "PERMISSION_DENIED");
+    }
+    // Keys that the issuer publishes are nothing to speak of.
+    let made = world.run_as(&owner, bind, json!({ "s": space, "i": world.github.uri(), "n": "acme/shop" })).await;
+    assert!(!made["data"]["createWIFAuthBinding"]["binding"]["warnings"].to_string().contains("publishes"), "{made}");
 }
