@@ -5,6 +5,7 @@ mod keys;
 mod master_key;
 mod middleware;
 mod monitoring;
+mod patience;
 mod quickstart;
 mod serve;
 mod settings;

@@ -28,6 +28,7 @@ use sallyport_store::{Configuration, Recorder, RecorderOptions, Store, StoreOpti
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::backup::DatabaseLock;
+use crate::patience::Patience;
 use crate::settings::Settings;
 use crate::{keys, master_key, middleware, monitoring, telemetry, tls};
 
@@ -197,12 +198,14 @@ impl Running {
         let service = routes.into_make_service_with_connect_info::<SocketAddr>();
         let task = match files {
             Some((cert, key)) => {
-                let mut server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());
+                let server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());
+                let mut server = server.map(|acceptor| Patience { acceptor, limit: HEAD_TIMEOUT });
                 guard(server.http_builder());
                 tokio::spawn(server.serve(service))
             }
             None => {
-                let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+                let server = axum_server::from_tcp(listener)?.handle(handle.clone());
+                let mut server = server.map(|acceptor| Patience { acceptor, limit: HEAD_TIMEOUT });
                 guard(server.http_builder());
                 tokio::spawn(server.serve(service))
             }

@@ -1,0 +1,105 @@
+//! Connections that say nothing are cut off. The server's HTTP library first reads until it knows whether it hears HTTP/1 or
+//! HTTP/2, and sets its own time limits only then: until here a client could hold a connection open for nothing, for ever.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum_server::accept::Accept;
+use futures::future::{BoxFuture, FutureExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How HTTP/2 begins (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Another acceptor's connections, each with `limit` to say which protocol it speaks. The time it takes to accept them, a TLS
+/// handshake for one, is the other acceptor's to limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience<A> {
+    pub(crate) acceptor: A,
+    pub(crate) limit: Duration,
+}
+
+impl<I, S, A> Accept<I, S> for Patience<A>
+where
+    A: Accept<I, S>,
+    A::Future: Send + 'static,
+{
+    type Stream = Patient<A::Stream>;
+    type Service = A::Service;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let (accepting, limit) = (self.acceptor.accept(stream, service), self.limit);
+        async move {
+            let (stream, service) = accepting.await?;
+            Ok((Patient { stream, heard: 0, end: Some(Box::pin(sleep(limit))) }, service))
+        }
+        .boxed()
+    }
+}
+
+/// A connection that has to begin in time.
+#[derive(Debug)]
+pub(crate) struct Patient<T> {
+    stream: T,
+    /// How much of the preface was read.
+    heard: usize,
+    /// When it is over; `None` once the protocol is known.
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) else {
+            if let Some(end) = &mut self.end {
+                ready!(end.as_mut().poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            return Poll::Pending;
+        };
+        if self.end.is_some() {
+            let said = &buffer.filled()[before..];
+            let awaited = &PREFACE[self.heard..];
+            let undecided = said.len() < awaited.len() && awaited.starts_with(said);
+            self.heard += said.len();
+            if !undecided {
+                self.end = None;
+            }
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
