@@ -16,6 +16,7 @@ mod support;
 mod aws;
 mod backup;
 mod bindings;
+mod chaos;
 mod credentials;
 mod deploy;
 mod durability;

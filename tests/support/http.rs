@@ -29,10 +29,14 @@ pub(crate) struct Reply {
 impl Reply {
     /// Sends the request.
     pub(crate) async fn to(request: reqwest::RequestBuilder) -> Self {
-        let answer = request.send().await.expect("an answer");
+        Self::of(request).await.expect("a whole answer")
+    }
+
+    /// Sends the request, whose answer may never come.
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Result<Self, reqwest::Error> {
+        let answer = request.send().await?;
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let body = answer.bytes().await.expect("a whole body").to_vec();
-        Self { status, headers, body }
+        Ok(Self { status, headers, body: answer.bytes().await?.to_vec() })
     }
 
     /// The body as JSON.

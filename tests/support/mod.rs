@@ -23,13 +23,18 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Longest time for one test.
-const TEST_DEADLINE: Duration = Duration::from_secs(180);
+pub(crate) const TEST_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Runs a test on the one runtime of this process: stand-ins and clients are shared between tests, so they must not die
 /// with a test's own runtime.
 pub(crate) fn run<F: Future<Output = ()>>(test: F) {
+    run_within(TEST_DEADLINE, test);
+}
+
+/// As [`run`], with a deadline of its own.
+pub(crate) fn run_within<F: Future<Output = ()>>(deadline: Duration, test: F) {
     runtime().block_on(async {
-        tokio::time::timeout(TEST_DEADLINE, test).await.expect("the test took too long");
+        tokio::time::timeout(deadline, test).await.expect("the test took too long");
     });
 }
 

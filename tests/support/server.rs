@@ -13,8 +13,11 @@ use tempfile::TempDir;
 
 /// Starts the server and ends it on order, and in any case when this process is gone: the kernel closes the pipe,
 /// however we end. Servers live in statics, whose destructors never run.
+///
+/// A file that may not grow any further ([`Server::limit_files`]) is to answer as a full disk does, not with a signal.
 const WATCHDOG: &str = r#"
 folder=$1; shift
+trap '' XFSZ
 "$@" </dev/null >>"$folder/stdout.log" 2>>"$folder/server.log" &
 server=$!
 echo $server
@@ -83,6 +86,11 @@ impl Setup {
         let name = server.create_random_database("e2e").expect("a database");
         self.set("SALLYPORT_DATABASE_URL", &server.url(&name));
         self.set("SALLYPORT_MASTER_KEY", "c2FsbHlwb3J0J3MgZTJlIHRlc3RzLCAzMiBieXRlcyE=");
+    }
+
+    /// The embedded database, whatever the run's database is.
+    pub(crate) fn on_sqlite(&mut self) {
+        self.unset("SALLYPORT_DATABASE_URL").unset("SALLYPORT_MASTER_KEY");
     }
 
     /// One more environment variable, or another value for one.
@@ -178,6 +186,35 @@ impl Server {
     /// Asks it to stop, waits, and returns its exit status.
     pub(crate) fn terminate(&mut self) -> i32 {
         self.signal("TERM")
+    }
+
+    /// Stops the process in its tracks, until [`resume`](Self::resume).
+    pub(crate) fn pause(&self) {
+        self.shell("kill -s STOP $0", &[]);
+    }
+
+    /// Lets a paused process go on.
+    pub(crate) fn resume(&self) {
+        self.shell("kill -s CONT $0", &[]);
+    }
+
+    /// From now on no file of the process may grow beyond so many bytes; `None` lifts that.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        self.shell("prlimit --pid $0 --fsize=$1:", &[&limit]);
+    }
+
+    /// From now on the process may have so many files and connections open.
+    pub(crate) fn limit_descriptors(&self, count: u32) {
+        self.shell("prlimit --pid $0 --nofile=$1:", &[&count.to_string()]);
+    }
+
+    /// Runs a line of shell that has the process id as `$0`.
+    fn shell(&self, line: &str, arguments: &[&str]) {
+        let (_, pid) = self.watchdog.as_ref().expect("a running server");
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", line, &pid.to_string()]).args(arguments).output().expect("a shell");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     fn signal(&mut self, signal: &str) -> i32 {

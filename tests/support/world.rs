@@ -86,12 +86,18 @@ impl World {
 
     /// A second server on the same database and with the same outside. Only PostgreSQL can have that.
     pub(crate) async fn replica(&self) -> Self {
+        self.replica_with(|_| {}).await
+    }
+
+    /// As [`replica`](Self::replica), with some settings of its own.
+    pub(crate) async fn replica_with(&self, change: impl FnOnce(&mut Setup)) -> Self {
         let mut setup = Setup::new();
         for (name, value) in &self.server.environment {
             if !matches!(name.as_str(), "SALLYPORT_LISTEN" | "SALLYPORT_ADMIN_LISTEN" | "SALLYPORT_DATA_DIR") {
                 setup.set(name, value);
             }
         }
+        change(&mut setup);
         let listen = format!("http://{}", setup.get("SALLYPORT_LISTEN"));
         let mut server = setup.start().await;
         // One public URL, as behind a load balancer; the test talks to each by its own address.

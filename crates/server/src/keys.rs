@@ -11,7 +11,7 @@ use sallyport_credentials::{
 use sallyport_domain::clock::Clock;
 use sallyport_domain::entropy::Entropy;
 use sallyport_gateway::Services;
-use sallyport_store::{KeyRow, KeyTable, Store};
+use sallyport_store::{KEPT_AFTER_END, KeyRow, KeyTable, Store};
 
 /// How often the keys are looked at: how long a replica goes on with a key that was replaced as leaked.
 const LOOK: Duration = Duration::from_secs(5);
@@ -55,25 +55,19 @@ pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
             let seams = Seams { clock: &*services.clock, entropy: &*services.entropy };
             let scheduled = |keys: &[StoredKey]| plan_rotation(keys, services.clock.now(), &RotationPolicy::default());
             match change(&services.store, &master, seams, scheduled).await {
-                Ok(table) => {
-                    if versions.as_ref() == Some(&table.versions) {
-                        continue;
+                Ok(table) if versions.as_ref() == Some(&table.versions) => {}
+                Ok(table) => match open(&table, &master) {
+                    Ok(ring) => {
+                        services.keys.store(Arc::new(ring));
+                        versions = Some(table.versions);
                     }
-                    match open(&table, &master) {
-                        Ok(ring) => {
-                            services.keys.store(Arc::new(ring));
-                            versions = Some(table.versions);
-                        }
-                        Err(error) => {
-                            tracing::error!(error = format!("{error:#}"), "the signing keys cannot be opened")
-                        }
-                    }
-                }
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "the signing keys cannot be opened"),
+                },
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the signing keys could not be looked at"),
             }
             looks = looks.wrapping_add(1);
             if looks.is_multiple_of(PURGE_EVERY)
-                && let Err(error) = services.store.purge_expired(services.now()).await
+                && let Err(error) = services.store.purge_expired(services.now().plus_seconds(-KEPT_AFTER_END)).await
             {
                 tracing::warn!(%error, "what has ended could not be purged");
             }

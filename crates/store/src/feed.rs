@@ -28,6 +28,9 @@ const FRESH: Duration = Duration::from_secs(1);
 const CATCH_UP: Duration = Duration::from_secs(120);
 /// How often revocations of credentials that have ended are forgotten.
 const FORGET: Duration = Duration::from_secs(300);
+/// How long after its end a revocation, or the use of a one-time token, is kept, in seconds. What has ended by one replica's
+/// clock may be good by another's, or by the same one once it is set right.
+pub const KEPT_AFTER_END: i64 = 3_600;
 /// How often a plan that was overtaken is made again.
 const PLANS: u32 = 16;
 
@@ -232,7 +235,7 @@ async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
         }
         if forgot.elapsed() > FORGET {
             forgot = Instant::now();
-            configuration.forget_ended(SystemClock.now()).await;
+            configuration.forget_ended(SystemClock.now().plus_seconds(-KEPT_AFTER_END)).await;
         }
     }
 }

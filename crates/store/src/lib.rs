@@ -23,7 +23,7 @@ pub mod store;
 
 pub use change::{AuditEntry, Write};
 pub use error::{Constraint, MutateError, StoreError};
-pub use feed::{Configuration, Stale};
+pub use feed::{Configuration, KEPT_AFTER_END, Stale};
 pub use fingerprint::binding_fingerprint;
 pub use keys::{KeyRow, KeyTable};
 pub use listing::{

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_domain::entropy::Entropy;
+use sea_orm::sqlx::Connection as _;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
@@ -234,15 +235,21 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
 async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<DatabaseConnection, StoreError> {
     let mut options = quiet(url, connections, ACQUIRE_SQLITE);
     // Connections are files, not sockets: they neither break nor age.
-    options.idle_timeout(None).max_lifetime(None).map_sqlx_sqlite_opts(move |sqlite| {
-        let sqlite = sqlite
-            .create_if_missing(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_SQLITE);
-        if read_only { sqlite.pragma("query_only", "ON") } else { sqlite }
-    });
+    options
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .map_sqlx_sqlite_opts(move |sqlite| {
+            let sqlite = sqlite
+                .create_if_missing(false)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .foreign_keys(true)
+                .busy_timeout(BUSY_SQLITE);
+            if read_only { sqlite.pragma("query_only", "ON") } else { sqlite }
+        })
+        // When a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction still open. The
+        // next one would be a savepoint in it, and the one after that would be "committed" without a byte on disk.
+        .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     Ok(Database::connect(options).await?)
 }
 

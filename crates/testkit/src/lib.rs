@@ -1,4 +1,5 @@
-//! Stand-ins for the outside world: an OIDC issuer, an AWS STS that checks signatures, and a throwaway PostgreSQL.
+//! Stand-ins for the outside world: an OIDC issuer, an AWS STS that checks signatures, a throwaway PostgreSQL, and the
+//! network in between.
 //!
 //! For tests and for `sallyport quickstart`; `sallyport serve` never links a line of it into a request. It depends on
 //! no other Sallyport crate, so that an error of ours is not repeated here and thereby hidden. The current time always
@@ -7,6 +8,7 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`authority`] | [`TestAuthority`], the certificate authority the stand-ins' TLS hangs from |
+//! | [`forwarder`] | [`Forwarder`], a network that can fall silent, be cut, or lead elsewhere |
 //! | [`https`] | [`Failure`], the ways in which a stand-in misbehaves on request |
 //! | [`issuer`] | [`Issuer`], an HTTPS OIDC issuer that also mints hostile tokens |
 //! | [`keys`] | [`Algorithm`] and the issuer's signing keys |
@@ -18,6 +20,7 @@
 pub mod authority;
 #[cfg(test)]
 mod client;
+pub mod forwarder;
 pub mod https;
 pub mod issuer;
 pub mod keys;
@@ -27,6 +30,7 @@ pub mod sigv4;
 pub mod sts;
 
 pub use authority::{ServerIdentity, TestAuthority};
+pub use forwarder::{Forwarder, Traffic};
 pub use https::Failure;
 pub use issuer::{Endpoint, Issuer, OldKey, Signer};
 pub use keys::Algorithm;

@@ -17,17 +17,18 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use tempfile::TempDir;
 
 use crate::{lock, random_hex};
 
 /// The superuser of the throwaway server, and the system user that runs it under root.
 const USER: &str = "postgres";
 /// The programs we need, from one and the same folder.
-const PROGRAMS: [&str; 4] = ["initdb", "postgres", "psql", "createdb"];
+const PROGRAMS: [&str; 5] = ["initdb", "postgres", "psql", "createdb", "pg_basebackup"];
 /// A start takes 0.1 s, or the time of crash recovery; a loaded machine may need more.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// What the server says once it takes connections, in the C locale.
-const READY: &str = "database system is ready to accept connections";
+/// What the server says once it takes connections, in the C locale; a standby takes read-only ones.
+const READY: &str = "database system is ready to accept";
 /// What it says when another process took the port first.
 const PORT_TAKEN: &str = "could not create any TCP/IP sockets";
 
@@ -83,26 +84,46 @@ impl PostgresBuilder {
     /// When PostgreSQL is not installed, with a word on how to install it, or does not start, with its log.
     pub fn start(self) -> Result<Postgres> {
         let programs = find_programs()?;
-        let folder = tempfile::Builder::new().prefix("sallyport-pg-").tempdir()?;
-        let as_root = folder.path().metadata()?.uid() == 0;
+        let (folder, as_root) = new_folder()?;
         let password = random_hex::<16>();
         // Trust authentication would make everyone on this machine a superuser, that is, the system user behind it.
         let password_file = folder.path().join("password");
         std::fs::write(&password_file, &password)?;
-        let data = folder.path().join("data");
-        if as_root {
-            run(Command::new("chown").args(["-R", &format!("{USER}:")]).arg(folder.path()))
-                .context("as root, PostgreSQL needs its system user: apt-get install postgresql")?;
-        }
+        give_away(as_root, folder.path())?;
         run(command_as(as_root, &programs.join("initdb"))
             .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--username", USER])
             .arg("--pwfile")
             .arg(&password_file)
             .arg("--pgdata")
-            .arg(&data)
+            .arg(folder.path().join("data"))
             .current_dir(folder.path()))
         .context("initdb")?;
+        self.serve(programs, folder, as_root, password)
+    }
 
+    /// Copies a running server and starts the copy as its standby, which follows it until [`Postgres::promote`]. Takes
+    /// some 2 s. Whether the primary waits for it is the primary's setting, see [`Postgres::wait_for_standby`].
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and when the primary does not let itself be copied.
+    pub fn start_standby_of(self, primary: &Postgres) -> Result<Postgres> {
+        let programs = find_programs()?;
+        let (folder, as_root) = new_folder()?;
+        give_away(as_root, folder.path())?;
+        run(without_environment(command_as(as_root, &programs.join("pg_basebackup")))
+            .args(["--no-sync", "--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf"])
+            .arg("--pgdata")
+            .arg(folder.path().join("data"))
+            .args(["--host", "127.0.0.1", "--port", &primary.port.to_string(), "--username", USER, "--no-password"])
+            .env("PGPASSWORD", &primary.password)
+            .env("LC_ALL", "C")
+            .current_dir(folder.path()))
+        .context("pg_basebackup")?;
+        self.serve(programs, folder, as_root, primary.password.clone())
+    }
+
+    /// Starts the server on a folder that holds a cluster.
+    fn serve(self, programs: PathBuf, folder: TempDir, as_root: bool, password: String) -> Result<Postgres> {
         let watchdog = Watchdog::spawn(as_root, folder.path(), &self.server_command(&programs, folder.path()))?;
         // From here on the watchdog removes the folder.
         let folder = folder.keep();
@@ -271,12 +292,34 @@ impl Postgres {
         }
     }
 
+    /// Has every commit from now on wait until a standby has it on disk too, and returns once one does follow.
+    ///
+    /// # Errors
+    /// When none follows within a minute.
+    pub fn wait_for_standby(&self) -> Result<()> {
+        self.sql(USER, "alter system set synchronous_standby_names = '*'")?;
+        self.sql(USER, "select pg_reload_conf()")?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while self.sql(USER, "select count(*) from pg_stat_replication where sync_state = 'sync'")? != "1" {
+            ensure!(Instant::now() < deadline, "no standby follows the server on port {}", self.port);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Makes a standby a server of its own right. Returns once it takes writes.
+    ///
+    /// # Errors
+    /// When it is no standby, or does not come up within a minute.
+    pub fn promote(&self) -> Result<()> {
+        let promoted = self.sql(USER, "select pg_promote()")?;
+        ensure!(promoted == "t", "the standby on port {} was not promoted within a minute", self.port);
+        Ok(())
+    }
+
     /// A client program, pointed at this server and at nothing from the caller's environment.
     fn client(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
-            command.env_remove(name);
-        }
+        let mut command = without_environment(Command::new(self.programs.join(program)));
         command
             .args(["--host", "127.0.0.1", "--port", &self.port.to_string(), "--username", USER])
             .arg("--no-password")
@@ -363,6 +406,30 @@ fn find_programs() -> Result<PathBuf> {
         })
 }
 
+/// An empty folder for a server, and whether we are root.
+fn new_folder() -> Result<(TempDir, bool)> {
+    let folder = tempfile::Builder::new().prefix("sallyport-pg-").tempdir()?;
+    let as_root = folder.path().metadata()?.uid() == 0;
+    Ok((folder, as_root))
+}
+
+/// Under root, makes the folder the system user's.
+fn give_away(as_root: bool, folder: &Path) -> Result<()> {
+    if as_root {
+        run(Command::new("chown").args(["-R", &format!("{USER}:")]).arg(folder))
+            .context("as root, PostgreSQL needs its system user: apt-get install postgresql")?;
+    }
+    Ok(())
+}
+
+/// The command without the caller's own PostgreSQL settings.
+fn without_environment(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// `program`, under root as the system user `postgres`.
 fn command_as(as_root: bool, program: &Path) -> Command {
     if !as_root {
@@ -416,6 +483,21 @@ mod tests {
         drop(server);
         assert!(TcpStream::connect(address).is_err());
         assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_standby_has_what_was_committed_and_takes_over() {
+        let primary = Postgres::builder().fsync(false).start().unwrap();
+        primary.create_database("d").unwrap();
+        primary.sql("d", "create table t (n int)").unwrap();
+        let standby = Postgres::builder().fsync(false).start_standby_of(&primary).unwrap();
+        primary.wait_for_standby().unwrap();
+        primary.sql("d", "insert into t values (42)").unwrap();
+        assert!(standby.sql("d", "insert into t values (1)").unwrap_err().to_string().contains("read-only"));
+        primary.stop_immediately().unwrap();
+        standby.promote().unwrap();
+        standby.sql("d", "insert into t values (43)").unwrap();
+        assert_eq!(standby.sql("d", "select n from t order by n").unwrap(), "42\n43");
     }
 
     /// The role that the next test kills.
