@@ -216,7 +216,7 @@ fn describe() {
 
 /// Looks up, every few seconds, what is not counted as it happens; also keeps histograms small that nobody scrapes.
 pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
-    let process = metrics_process::Collector::default();
+    let process = metrics_process::Collector::new("sallyport_");
     process.describe();
     tokio::spawn(async move {
         loop {
