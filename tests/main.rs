@@ -17,6 +17,7 @@ mod aws;
 mod bindings;
 mod credentials;
 mod durability;
+mod guides;
 mod issuer;
 mod keys;
 mod management;
