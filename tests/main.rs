@@ -21,6 +21,7 @@ mod credentials;
 mod deploy;
 mod durability;
 mod ending;
+mod guides;
 mod hostile_requests;
 mod issuer;
 mod keys;

@@ -1,5 +1,7 @@
 //! A plain HTTP client and its answers.
 
+use std::net::SocketAddr;
+
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
@@ -13,6 +15,14 @@ pub(crate) fn client(ca: Option<&str>) -> reqwest::Client {
         builder = builder.tls_certs_only([]);
     }
     builder.build().expect("a client")
+}
+
+/// As [`client`], for a server that is called `host` and listens at `address`.
+#[expect(clippy::disallowed_methods, reason = "the workload's and the admin's side: outside the server under test")]
+pub(crate) fn client_at(host: &str, address: SocketAddr, ca: &str) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(ca.as_bytes()).expect("a certificate");
+    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    builder.tls_certs_only([root]).resolve(host, address).build().expect("a client")
 }
 
 /// An answer, read to its end.

@@ -1,5 +1,6 @@
 //! A server, an issuer it trusts, and the common steps of every story.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -82,6 +83,11 @@ impl World {
     /// A client that trusts this authority (PEM) and no other.
     pub(crate) fn client_trusting(ca: &str) -> reqwest::Client {
         super::http::client(Some(ca))
+    }
+
+    /// A client that trusts this authority, for a server that is called `host` and listens at `address`.
+    pub(crate) fn client_at(host: &str, address: SocketAddr, ca: &str) -> reqwest::Client {
+        super::http::client_at(host, address, ca)
     }
 
     /// A second server on the same database and with the same outside. Only PostgreSQL can have that.

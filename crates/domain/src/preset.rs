@@ -426,15 +426,25 @@ pub fn expression<S: AsRef<str>>(path: &[S]) -> String {
     text
 }
 
-/// The last step on every platform: the exchange itself.
+/// The last step on every platform: the exchange itself. A refusal is shown, for its reference; the token is not.
 macro_rules! exchange {
     () => {
-        "curl -sSf {public_url}/auth/v1/token \\
+        exchange!("urn:ietf:params:oauth:token-type:jwt", "\"subject_token=$TOKEN\"")
+    };
+    ($token_type:literal, $subject_token:literal) => {
+        concat!(
+            "ANSWER=$(curl -sS --fail-with-body {public_url}/auth/v1/token \\
   -d grant_type=urn:ietf:params:oauth:grant-type:token-exchange \\
-  -d subject_token_type=urn:ietf:params:oauth:token-type:jwt \\
+  -d subject_token_type=",
+            $token_type,
+            " \\
   --data-urlencode 'client_id={client_id}' \\
-  --data-urlencode \"subject_token=$TOKEN\"
+  --data-urlencode ",
+            $subject_token,
+            ") || { echo \"$ANSWER\"; exit 1; }
+ACCESS_TOKEN=$(printf '%s' \"$ANSWER\" | jq -r .access_token)
 "
+        )
     };
 }
 use exchange;

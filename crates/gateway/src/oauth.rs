@@ -35,7 +35,7 @@ const AWS4_REQUEST: &str = "urn:ietf:params:aws:token-type:aws4_request";
 pub(crate) struct Refused {
     status: StatusCode,
     error: &'static str,
-    description: String,
+    pub(crate) description: String,
     retry_after: Option<u32>,
 }
 

@@ -318,8 +318,7 @@ impl Run<'_> {
             Err(fault) => return (Err(fault.refusal()), fault.check().name.name()),
         };
         if let Err(refusal) = decoded.check_times(services, self.attempt.protocol) {
-            let check =
-                if matches!(refusal, Refusal::MalformedToken(_)) { CheckName::Decode } else { CheckName::Freshness };
+            let check = check_of_times(&refusal);
             return (Err(refusal), check.name());
         }
         let mut verified: Vec<Verified> = Vec::new();
@@ -599,6 +598,14 @@ pub(crate) fn preamble(verification: &Verification) -> Vec<Check> {
     let mut checks = vec![Check::passed(CheckName::Locate), Check::passed(CheckName::Decode)];
     checks.extend(verification.checks.iter().cloned());
     checks
+}
+
+/// The check that a fault of the token's times belongs to: a time that is missing is a fault of its shape.
+pub(crate) const fn check_of_times(refusal: &Refusal) -> CheckName {
+    match refusal {
+        Refusal::MalformedToken(_) => CheckName::Decode,
+        _ => CheckName::Freshness,
+    }
 }
 
 /// Turns a check into a failure, or adds it.

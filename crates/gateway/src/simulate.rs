@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sallyport_domain::claims::Claims;
 use sallyport_domain::clock::Timestamp;
-use sallyport_domain::decision::{Check, CheckName, Terms, complete};
+use sallyport_domain::decision::{Check, CheckName, Refusal, Terms, complete};
 use sallyport_domain::exchange::Protocol;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::identity::Identity;
@@ -15,6 +15,7 @@ use sallyport_domain::provider::{Provider, ReplayPolicy};
 use sallyport_domain::scope::{Scope, ScopeTree};
 use sallyport_domain::snapshot::Snapshot;
 
+use crate::oauth::Refused;
 use crate::pipeline::{self, Decoded, Locator, TokenForm, by_provider, preamble};
 use crate::services::Services;
 
@@ -169,11 +170,19 @@ impl<'a> Subject<'a> {
                 let names = [CheckName::Decode, CheckName::Issuer, CheckName::Signature, CheckName::Algorithm];
                 let mut checks = vec![Check::passed(CheckName::Locate)];
                 checks.extend(names.map(|name| Check::skipped(name).detail("bare claims are taken as verified")));
-                (checks, Some(assumed(claims)))
+                (checks, Some(assumed(claims, services.now())))
             }
+        };
+        // The exchange looks at the times first; here an admin with an old token wants to see the other checks too.
+        let late = match self {
+            Self::Token(decoded) => decoded.check_times(services, Protocol::Oauth).err(),
+            Self::Claims(_) => None,
         };
         let Some(identity) = identity else {
             let trust = group.first().map(trust_of);
+            if let Some(refusal) = late {
+                fail_times(&mut checks, refusal);
+            }
             return Simulated { trust, terms: None, checks, claims: self.claims().cloned() };
         };
         let (group, source_ip) = (group.to_vec(), simulation.source_ip);
@@ -183,11 +192,8 @@ impl<'a> Subject<'a> {
         };
         checks.extend(evaluation.checks);
         let mut terms = evaluation.outcome.ok();
-        if let Self::Token(decoded) = self
-            && let Err(refusal) = decoded.check_times(services, Protocol::Oauth)
-        {
-            let why = format!("the token's times do not hold: {refusal:?}");
-            pipeline::fail(&mut checks, CheckName::Freshness, &why);
+        if let Some(refusal) = late {
+            fail_times(&mut checks, refusal);
             terms = None;
         }
         checks.push(match candidate.provider.replay {
@@ -199,13 +205,20 @@ impl<'a> Subject<'a> {
     }
 }
 
+/// The token's times do not hold, in the words that its caller would hear.
+fn fail_times(checks: &mut Vec<Check>, refusal: Refusal) {
+    let name = pipeline::check_of_times(&refusal);
+    pipeline::fail(checks, name, &Refused::from(refusal).description);
+}
+
 fn trust_of(candidate: &Candidate) -> (Scope, TrustId) {
     let trust = candidate.trust.trust();
     (trust.scope.clone(), trust.id)
 }
 
-/// Bare claims read leniently: what is missing or of a wrong type shows in the checks that need it.
-fn assumed(claims: &Claims) -> Identity {
+/// Bare claims read leniently: what is missing or of a wrong type shows in the checks that need it. Without `iat` they are as
+/// of now: whoever writes claims by hand asks about everything but their age.
+fn assumed(claims: &Claims, now: Timestamp) -> Identity {
     let text = |name: &str| claims.text(name).ok().flatten().unwrap_or_default().to_owned();
     let time = |name: &str| claims.numeric_date(name).ok().flatten().map(Timestamp::from_seconds);
     let subject = if claims.get("sub").is_some() { text("sub") } else { text("arn") };
@@ -213,7 +226,7 @@ fn assumed(claims: &Claims) -> Identity {
         issuer: text("iss"),
         subject,
         audiences: claims.audiences().unwrap_or_default().into_iter().map(str::to_owned).collect(),
-        issued_at: time("iat"),
+        issued_at: time("iat").or(Some(now)),
         expires_at: time("exp"),
         token_id: Some(text("jti")).filter(|t| !t.is_empty()),
         claims: claims.clone(),

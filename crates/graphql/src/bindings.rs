@@ -620,7 +620,7 @@ impl Draft {
         let keys = match kind {
             ProviderKind::Spiffe => {
                 return Err(Error::failed_precondition(
-                    "a SPIFFE trust domain has no discovery: create its provider with createWIFProvider, with jwksUri or jwks, first",
+                    "a SPIFFE trust domain has no discovery: create its provider in this scope first, by createWIFProvider with jwksUri or jwks",
                 )
                 .on("issuerUri"));
             }

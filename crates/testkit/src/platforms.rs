@@ -305,7 +305,12 @@ pub fn circleci(request: &TokenRequest<'_>, organization_id: &str, project_id: &
     })
 }
 
-/// A Buildkite job in step `build` of a pipeline. Valid for five minutes.
+/// The ids of [`buildkite`]'s organization and pipeline, which a token carries only when it is asked for with
+/// `--claim organization_id --claim pipeline_id`.
+pub const BUILDKITE_IDS: (&str, &str) =
+    ("0184990a-477b-4fa8-9968-496074483cee", "0184990a-4782-42b5-afc1-16715b10b1ff");
+
+/// A Buildkite job in step `build` of a pipeline, without the optional claims. Valid for five minutes.
 pub fn buildkite(request: &TokenRequest<'_>, organization: &str, pipeline: &str, git_ref: &str) -> Value {
     let commit = "9f3182061f1e2cca4702c368cbc039b7dc9d4485";
     json!({
@@ -316,9 +321,7 @@ pub fn buildkite(request: &TokenRequest<'_>, organization: &str, pipeline: &str,
         "nbf": request.now,
         "exp": request.now + 300,
         "organization_slug": organization,
-        "organization_id": "0184990a-477b-4fa8-9968-496074483cee",
         "pipeline_slug": pipeline,
-        "pipeline_id": "0184990a-4782-42b5-afc1-16715b10b1ff",
         "build_number": 1,
         "build_branch": split_ref(git_ref).1,
         "build_commit": commit,

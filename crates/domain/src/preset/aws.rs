@@ -92,7 +92,8 @@ pub(super) const AWS_IAM_OUTBOUND: Preset = Preset {
     ],
     setup: concat!(
         "# Once for the account: aws iam enable-outbound-web-identity-federation
-# The role needs sts:GetWebIdentityToken, limited to sts:IdentityTokenAudience = {audience}. Then:
+# The role needs sts:GetWebIdentityToken, limited to sts:IdentityTokenAudience = {audience}; STS's global endpoint
+# does not have the call, so set a region. Then:
 TOKEN=$(aws sts get-web-identity-token --audience '{audience}' --signing-algorithm ES384 \\
   --query WebIdentityToken --output text)
 ",
@@ -140,7 +141,11 @@ pub(super) const AWS_STS: Preset = Preset {
         "claims.account == '123456789012' && claims.arn.startsWith('arn:aws:sts::123456789012:assumed-role/deploy/')",
         "claims.userid.startsWith('AROAEXAMPLEID:')",
     ],
-    setup: "# cnspec and mql sign the request by themselves, with whatever credentials the AWS SDK finds.
-# The client ID, for other clients: {client_id}; the exchange is at {public_url}, the audience {audience}.
+    setup: concat!(
+        "# cnspec and mql sign the request by themselves, with whatever credentials the AWS SDK finds. Others sign a
+# GetCallerIdentity request with the header X-Sallyport-Audience: {audience}, write it to request.json as the AWS
+# guide shows, and exchange that:
 ",
+        exchange!("urn:ietf:params:aws:token-type:aws4_request", "subject_token@request.json")
+    ),
 };

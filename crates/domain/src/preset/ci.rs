@@ -318,9 +318,9 @@ pub(super) const HCP_TERRAFORM: Preset = Preset {
     ],
     setup: "# Environment variables of the workspace; HCP Terraform then puts a token into each run.
 TFC_WORKLOAD_IDENTITY_AUDIENCE={audience}
-# The Terraform provider needs nothing but:
+# ConductorOne's Terraform provider needs nothing but:
 #   client_id = \"{client_id}\"
-# and exchanges the token at {public_url}/auth/v1/token by itself.
+# and exchanges TFC_WORKLOAD_IDENTITY_TOKEN at {public_url}/auth/v1/token by itself.
 ",
 };
 
@@ -419,7 +419,7 @@ pub(super) const BUILDKITE: Preset = Preset {
             "pipeline_id",
             "Pipeline ID",
             "0184990a-4782-42b5-afc1-16715b10b1ff",
-            "Keeps a stranger out who registers the names later. In the pipeline's settings.",
+            "Keeps a stranger out who registers the names later. In the pipeline's settings; jobs must ask for it with --claim pipeline_id.",
         ),
         Field::optional("branch", "build_branch", "Branch", "main", "Only builds of this branch."),
         Field::optional("step_key", "step_key", "Step key", "deploy", "Only this step."),
@@ -428,16 +428,24 @@ pub(super) const BUILDKITE: Preset = Preset {
         claim("sub", r#""organization:acme:pipeline:deploy:ref:refs/heads/main:commit:9f3182:step:build""#, "The job.")
             .workload(Pin::Subject),
         claim("organization_slug", r#""acme""#, "The organization's slug.").tenant(Pin::Whole).twin("organization_id"),
-        claim("organization_id", r#""0184990a-477b-4fa8-9968-496074483cee""#, "The organization's id.")
-            .tenant(Pin::Whole)
-            .id(),
+        claim(
+            "organization_id",
+            r#""0184990a-477b-4fa8-9968-496074483cee""#,
+            "The organization's id; only when asked for with --claim.",
+        )
+        .tenant(Pin::Whole)
+        .id(),
         claim("pipeline_slug", r#""deploy""#, "The pipeline's slug.")
             .tells(Tells::Workload)
             .twin("pipeline_id")
             .caution("the slug is unique only within an organization"),
-        claim("pipeline_id", r#""0184990a-4782-42b5-afc1-16715b10b1ff""#, "The pipeline's id.")
-            .workload(Pin::Whole)
-            .id(),
+        claim(
+            "pipeline_id",
+            r#""0184990a-4782-42b5-afc1-16715b10b1ff""#,
+            "The pipeline's id; only when asked for with --claim.",
+        )
+        .workload(Pin::Whole)
+        .id(),
         claim("cluster_id", r#""0184990a-4782-42b5-afc1-16715b10b100""#, "The cluster's id.").tenant(Pin::Whole).id(),
         claim("cluster_name", r#""default""#, "The cluster's name.")
             .twin("cluster_id")
@@ -462,8 +470,8 @@ pub(super) const BUILDKITE: Preset = Preset {
         "claims.organization_id == '0184990a-477b-4fa8-9968-496074483cee' && claims.pipeline_slug == 'deploy'",
     ],
     setup: concat!(
-        "# In a step's command:
-TOKEN=$(buildkite-agent oidc request-token --audience '{audience}')
+        "# In a step's script (in the pipeline's YAML every $ would have to be doubled):
+TOKEN=$(buildkite-agent oidc request-token --audience '{audience}' --claim organization_id --claim pipeline_id)
 ",
         exchange!()
     ),

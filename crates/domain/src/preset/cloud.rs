@@ -107,7 +107,7 @@ pub(super) const AZURE: Preset = Preset {
     issuer_editable: true,
     issuer_hint: "https://sts.windows.net/<tenant id>/ for v1 tokens, https://login.microsoftonline.com/<tenant id>/v2.0 for v2.",
     subject_hint: "The managed identity's object ID, such as 'd1fbb1c4-7a31-4a5e-9d57-1b6b9b7a2f10'.",
-    audience_hint: "The `resource` asked for: an Application ID URI registered in Entra, such as api://sallyport.",
+    audience_hint: "The `resource` asked for: the Application ID URI of an app registration in Entra, api://<application id>; list it in allowedAudiences.",
     fields: &[
         Field::required(
             "object_id",
