@@ -24,6 +24,7 @@ mod management;
 mod oauth_exchange;
 mod permissions;
 mod presets;
+mod promises;
 mod quickstart;
 mod refusals;
 mod replicas;

@@ -186,7 +186,7 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
     let trusted = role(&world, &organization, "trusted", &[&all[..], &["federation.byworkload"]].concat()).await;
     let provider = provider(&world, &organization).await;
     let target = account(&world, &organization, &plain, None).await;
-    let spare_role = self::role(&world, &organization, "spare", &["roles.read"]).await;
+    let spare_role = role(&world, &organization, "spare", &["roles.read"]).await;
     let spare_account = account(&world, &organization, &role_mrn("agent"), None).await;
     let (_, spare_token) = token(&world, &organization, &role_mrn("agent")).await;
     for (role, allowed) in [(&plain, false), (&trusted, true)] {
