@@ -244,6 +244,40 @@ fn a_signed_request_that_is_refused_looks_like_one_where_aws_is_not_trusted() {
 }
 
 #[test]
+fn a_stuck_sts_is_asked_by_few_at_a_time() {
+    run(async {
+        // Its own world: the failure is everyone's.
+        let port = crate::support::free_port();
+        let world = World::with(|setup| {
+            setup.set("SALLYPORT_OUTBOUND_RESOLVE", &format!("sts.amazonaws.com:443=127.0.0.1:{port}"));
+        })
+        .await;
+        let sts = Sts::builder(now).port(port).start(&world.authority).await.expect("an STS");
+        let place = world.place().await;
+        let input = json!({ "scopeMrn": place.space, "name": "aws", "issuerUri": ISSUER,
+                            "subject": "arn:aws:sts::123456789012:assumed-role/Deploy/*" });
+        world.bind(input).await;
+        world.binding(&place.space, "quick", &[]).await;
+        sts.set_failure(Failure::Hang);
+        let waiting = (0..100).map(|_| {
+            let request = presign(&AccessKey::temporary(), &PresignOptions::mondoo(now())).to_string();
+            let (world, space) = (&world, &place.space);
+            async move { world.exchange(space, ISSUER, &request).await.status }
+        });
+        let elsewhere = async {
+            for _ in 0..10 {
+                let reply = world.exchange(&place.space, world.issuer.uri(), &world.token("quick", &place.space)).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            }
+        };
+        let (statuses, ()) = tokio::join!(futures::future::join_all(waiting), elsewhere);
+        assert!(statuses.iter().all(|status| *status == 503), "{statuses:?}");
+        // 32 at a time for five seconds; the others give up their wait before that.
+        assert!(sts.connections() <= 40, "{} connections for a hundred requests", sts.connections());
+    });
+}
+
+#[test]
 fn an_sts_out_of_reach_is_unavailable() {
     run(async {
         // Its own world: the failure is everyone's.

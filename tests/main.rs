@@ -29,6 +29,7 @@ mod management;
 mod oauth_exchange;
 mod permissions;
 mod presets;
+mod promises;
 mod quickstart;
 mod refusals;
 mod replicas;

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use sallyport_testkit::Algorithm;
+use sallyport_testkit::{AccessKey, Algorithm, PresignOptions, presign};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use crate::support::schema::{Kind, Schema};
+use crate::support::tenant::Tenant;
 use crate::support::{Ping, Reply, World, claims, document, eventually, now, role, run, sallyport, sign};
 
 async fn world() -> &'static World {
@@ -488,5 +490,88 @@ fn a_hundred_exchanges_at_a_stuck_issuer_do_not_slow_one_elsewhere() {
             (reply.status == 200).then(|| document(&reply))
         })
         .await;
+    });
+}
+
+/// Private keys and tokens are in the one answer that hands them out: in no other, in no log however chatty, in no file of the
+/// server, in no record of an exchange or of a change.
+#[test]
+fn what_is_secret_is_in_no_log_no_file_no_record_and_no_second_answer() {
+    run(async {
+        let mut world = World::with(|setup| {
+            setup.set("SALLYPORT_LOG", "trace");
+        })
+        .await;
+        let tenant = Tenant::new(&world, "secret").await;
+        let mut secrets: Vec<(&str, String)> = vec![("the bootstrap token", world.admin.clone())];
+        let signature = |token: &str| token.rsplit('.').next().expect("a signature").to_owned();
+        for (what, caller) in [("an API token", &tenant.owner), ("an API token of the space", &tenant.space_owner)] {
+            secrets.push((what, caller.bearer()));
+        }
+        for (what, caller) in [("a key pair's key", &tenant.key_pair), ("a standing key", &tenant.standing)] {
+            let pem = caller.private_key().expect("a key");
+            secrets.push((what, pem.lines().nth(2).expect("PEM").to_owned()));
+            let proof = caller.bearer();
+            world.query(Some(&proof), "{ viewer { mrn } }", &json!({})).await;
+            secrets.push(("a service account's own JWT", signature(&proof)));
+        }
+        secrets.push(("an access token", signature(&tenant.access_token)));
+        // Presented, granted and refused, at every door.
+        let space = &tenant.names[&Kind::Space];
+        let subject_token = world.token("secret", space);
+        let refused = world.token("nobody", space);
+        let expired = {
+            let mut claims = world.claims("secret", space);
+            claims["exp"] = json!(now() - 600);
+            world.issuer.mint(claims)
+        };
+        for (what, token) in
+            [("a subject token", &subject_token), ("a refused one", &refused), ("an expired one", &expired)]
+        {
+            world.exchange(space, world.issuer.uri(), token).await;
+            world.oauth(&tenant.names[&Kind::ClientId], token, &[]).await;
+            for path in ["/auth/v1/introspect", "/auth/v1/revoke"] {
+                world.post_form(path, &[("token", token.as_str())], Some(&tenant.owner.bearer())).await;
+            }
+            let simulate = "query($t: String!) { simulateExchange(input: {subjectToken: $t}) { granted checks { actual expected detail } } }";
+            let simulated = world.query(Some(&tenant.owner.bearer()), simulate, &json!({ "t": token })).await.text();
+            assert!(!simulated.contains(&signature(token)), "{what}: {simulated}");
+            secrets.push((what, signature(token)));
+        }
+        let generate = "mutation { generateIDToken(input: {audience: \"https://third.example\"}) { token } }";
+        let id_token = world.graphql_as(&tenant.owner.bearer(), generate, json!({})).await;
+        secrets.push(("an ID token", signature(id_token["generateIDToken"]["token"].as_str().expect("a token"))));
+        let signed = presign(&AccessKey::temporary(), &PresignOptions::mondoo(now())).to_string();
+        world.exchange(space, "https://sts.amazonaws.com", &signed).await;
+        let (_, of_request) = signed.split_once("Signature=").expect("a signature");
+        secrets.push(("a signed AWS request", of_request[..64].to_owned()));
+
+        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+        let schema = Schema::of(&world).await;
+        for caller in tenant.callers() {
+            let answers = tenant.crawl(&world, &schema, caller, &[]).await.concat();
+            assert!(answers.contains("generateAPIToken") && answers.contains("\"granted\":true"), "{}", caller.who);
+            kept.push((format!("the answers to {}", caller.who), answers.into_bytes()));
+        }
+        kept.push((
+            "metrics".into(),
+            Reply::to(world.http.get(format!("{}/metrics", world.server.admin_url))).await.body,
+        ));
+        world.server.terminate();
+        let log = world.server.log();
+        assert!(log.contains("TRACE") && log.contains("exchange refused"), "the log is as chatty as it gets");
+        kept.push(("the log".into(), log.into_bytes()));
+        kept.push(("standard output".into(), world.server.stdout().into_bytes()));
+        for entry in std::fs::read_dir(world.server.path("data")).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            kept.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+        for (place, bytes) in &kept {
+            for (what, secret) in &secrets {
+                assert!(secret.len() >= 20, "{what}: {secret}");
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "{what} is readable in {place}");
+            }
+        }
     });
 }

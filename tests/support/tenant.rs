@@ -46,6 +46,14 @@ impl Caller {
         Self { who: who.to_owned(), proof: Proof::Bearer(token) }
     }
 
+    /// The private key, of somebody who signs.
+    pub(crate) fn private_key(&self) -> Option<&str> {
+        match &self.proof {
+            Proof::Bearer(_) => None,
+            Proof::Key(document) => document["private_key"].as_str(),
+        }
+    }
+
     /// What goes after `Bearer` in one request.
     pub(crate) fn bearer(&self) -> String {
         match &self.proof {
