@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sallyport_testkit::{AccessKey, Algorithm, CallerIdentity, Issuer, PresignOptions, Sts, presign};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::report::Figures;
 use crate::support::{Reply, World, claims, claims_of, document, form, now, role};
@@ -183,11 +185,16 @@ impl Ledger {
     }
 }
 
-/// Every record, and that the pages fit together: no reference twice, as many as there are said to be.
+/// When an exchange was decided, by the clock of the replica that did.
+fn when(record: &Value) -> OffsetDateTime {
+    OffsetDateTime::parse(record["time"].as_str().unwrap_or_default(), &Rfc3339).expect("RFC 3339")
+}
+
+/// Every record, and that the pages fit together: newest first, none twice, as many as there are said to be.
 async fn records(world: &World, scope: &str) -> Vec<Value> {
     let list = "query($scope: String!, $first: Int, $after: String) { \
                 listExchanges(scopeMrn: $scope, first: $first, after: $after) { totalCount \
-                exchanges { reference granted subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
+                exchanges { reference time granted subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
     let mut records = Vec::new();
     let mut after = Value::Null;
     loop {
@@ -195,6 +202,8 @@ async fn records(world: &World, scope: &str) -> Vec<Value> {
         let mut page = world.graphql(list, variables).await["listExchanges"].take();
         records.append(page["exchanges"].as_array_mut().expect("a list"));
         if page["pageInfo"]["hasNextPage"] != json!(true) {
+            let newest_first = |pair: &[Value]| when(&pair[0]) >= when(&pair[1]);
+            assert!(records.windows(2).all(newest_first), "out of order");
             let references: HashSet<&str> = records.iter().filter_map(|record| record["reference"].as_str()).collect();
             assert_eq!(references.len(), records.len(), "a reference is listed twice");
             assert_eq!(page["totalCount"], json!(records.len()), "the pages hold all there is");

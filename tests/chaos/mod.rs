@@ -66,14 +66,19 @@ impl Stage {
         Load::start(gate, replicas, &self.ledger)
     }
 
-    /// Something to be ended: how differs from round to round.
-    async fn doomed(&self, world: &World) -> Doomed {
-        Doomed::new(How::ALL[self.rounds.done() % How::ALL.len()], world, &self.issuer, &self.ledger).await
+    /// Something to be ended in each of the ways there are.
+    async fn all_doomed(&self, world: &World) -> Vec<Doomed> {
+        let mut doomed = Vec::new();
+        for how in How::ALL {
+            doomed.push(Doomed::new(how, world, &self.issuer, &self.ledger).await);
+        }
+        doomed
     }
 
-    /// Ends something now; it is remembered, and asked for after every fault from here on.
+    /// Ends something now, how differs from round to round; it is remembered, and asked for after every fault from here on.
     async fn end_something(&mut self, world: &World) {
-        let doomed = self.doomed(world).await;
+        let how = How::ALL[self.rounds.done() % How::ALL.len()];
+        let doomed = Doomed::new(how, world, &self.issuer, &self.ledger).await;
         self.ended.push(doomed.end(world).await);
     }
 

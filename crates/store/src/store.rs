@@ -32,8 +32,11 @@ const IDLE_UNTESTED: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_secs(2);
 /// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
 const FEED_CONNECTIONS: u32 = 2;
-/// How long a PostgreSQL transaction may do nothing: a process that was stopped in the middle holds no lock for longer.
+/// How long a PostgreSQL transaction may do nothing.
 const IDLE_POSTGRES: &str = "15s";
+/// How long one that writes may: a process that stands still in the middle of it holds up mutations for no longer, and they
+/// hold up the exchanges of the other replicas. As long as a group commit may take.
+const IDLE_WRITING: &str = "5s";
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -85,9 +88,9 @@ impl Store {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
             let writers = (connections / 4).max(1);
             Pools {
-                writer: open_postgres(&url, writers).await?,
-                reader: open_postgres(&url, (connections - writers - FEED_CONNECTIONS).max(1)).await?,
-                feed: open_postgres(&url, FEED_CONNECTIONS).await?,
+                writer: open_postgres(&url, writers, IDLE_WRITING).await?,
+                reader: open_postgres(&url, (connections - writers - FEED_CONNECTIONS).max(1), IDLE_POSTGRES).await?,
+                feed: open_postgres(&url, FEED_CONNECTIONS, IDLE_POSTGRES).await?,
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
@@ -253,15 +256,15 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
     Ok(Database::connect(options).await?)
 }
 
-async fn open_postgres(url: &str, connections: u32) -> Result<DatabaseConnection, StoreError> {
+async fn open_postgres(url: &str, connections: u32, idle: &'static str) -> Result<DatabaseConnection, StoreError> {
     let mut options = quiet(url, connections, ACQUIRE_POSTGRES);
     // With the connection's first message, and so before anything can be written: whatever a role, a database or the server
     // has for a default, a commit that was answered is on disk. A pooler that cannot pass these on must be told to, or
     // refuses; it is better not to start than to promise what does not hold.
-    options.map_sqlx_postgres_opts(|postgres| {
+    options.map_sqlx_postgres_opts(move |postgres| {
         postgres
             .application_name("sallyport")
-            .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", IDLE_POSTGRES)])
+            .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", idle)])
     });
     Ok(Database::connect(options).await?)
 }
@@ -310,9 +313,10 @@ mod tests {
         // Nor what the URL says.
         let url = format!("{url}?options[synchronous_commit]=off");
         let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
-        for pool in [&store.0.writer, &store.0.reader, &store.0.feed] {
+        let pools = [&store.0.writer, &store.0.reader, &store.0.feed];
+        for (pool, idle) in pools.into_iter().zip([IDLE_WRITING, IDLE_POSTGRES, IDLE_POSTGRES]) {
             assert_eq!(setting(pool, "synchronous_commit").await, "on");
-            assert_eq!(setting(pool, "idle_in_transaction_session_timeout").await, IDLE_POSTGRES);
+            assert_eq!(setting(pool, "idle_in_transaction_session_timeout").await, idle);
         }
     }
 
