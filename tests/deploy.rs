@@ -46,7 +46,8 @@ fn dashboards_and_alerts_name_metrics_that_there_are() {
         world.binding(&place.space, "deployed", &[]).await;
         world.credential(&place.space, &world.token("deployed", &place.space)).await;
         let scraped = Reply::to(world.http.get(format!("{}/metrics", world.server.admin_url))).await.text();
-        let there = names(&scraped, "sallyport_").into_iter().chain(names(&scraped, "process_")).collect::<BTreeSet<_>>();
+        let there =
+            names(&scraped, "sallyport_").into_iter().chain(names(&scraped, "process_")).collect::<BTreeSet<_>>();
         let text = read(&["deploy/grafana", "deploy/prometheus"]);
         serde_json::from_str::<serde_json::Value>(&read(&["deploy/grafana"])).unwrap();
         let named: Vec<String> = names(&text, "sallyport_").into_iter().chain(names(&text, "process_")).collect();
