@@ -205,7 +205,7 @@ fn activity(action: &str) -> (u8, &'static str) {
     let begins = |verbs: &[&str]| verbs.iter().any(|verb| action.starts_with(verb));
     if begins(&["create", "generate", "bootstrap"]) {
         (1, "Create")
-    } else if begins(&["update", "rotate", "replace"]) {
+    } else if begins(&["update", "rotate", "reseal"]) {
         (3, "Update")
     } else if begins(&["remove", "delete", "revoke"]) {
         (4, "Delete")
