@@ -112,3 +112,29 @@ pub(crate) async fn drop<const N: usize>(manager: &SchemaManager<'_>, tables: [&
     }
     Ok(())
 }
+
+pub(crate) async fn add_column(
+    manager: &SchemaManager<'_>,
+    table: &'static str,
+    column: ColumnDef,
+) -> Result<(), DbErr> {
+    manager.alter_table(Table::alter().table(table).add_column(column).take()).await
+}
+
+pub(crate) async fn drop_column(
+    manager: &SchemaManager<'_>,
+    table: &'static str,
+    column: &'static str,
+) -> Result<(), DbErr> {
+    manager.alter_table(Table::alter().table(table).drop_column(column).take()).await
+}
+
+/// Says that programs which know the migration of this name, and those after it, can work with the schema from here on.
+pub(crate) async fn oldest_program(manager: &SchemaManager<'_>, migration: &'static str) -> Result<(), DbErr> {
+    let mut fact = Query::insert();
+    fact.into_table("installation")
+        .columns(["key", "value"])
+        .values_panic([crate::OLDEST_PROGRAM.into(), migration.into()])
+        .on_conflict(OnConflict::column("key").update_column("value").to_owned());
+    manager.execute(fact).await
+}

@@ -3,13 +3,15 @@
 //! Nothing here does I/O, speaks SQL or HTTP, or reads a clock: time and chance come in as arguments.
 //! Read in this order: [`scope`] and [`mrn`] (what is named), [`role`] and [`principal`] (who may do what),
 //! [`provider`] and [`trust`] (whom an admin trusts), [`claims`] and [`identity`] (what a workload presents),
-//! [`matching`] and [`decision`] (whether it gets in, and why), [`snapshot`] (all of it, at one revision).
+//! [`matching`] and [`decision`] (whether it gets in, and why), [`exchange`] and [`event`] (what is put on record),
+//! [`snapshot`] (all of it, at one revision).
 
 pub mod claims;
 pub mod clock;
 pub mod condition;
 pub mod decision;
 pub mod entropy;
+pub mod event;
 pub mod exchange;
 pub mod id;
 pub mod identity;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, possessed, revalidate};
 use crate::oauth::{Form, Refused, read};
+use crate::origin::Origin;
 use crate::services::Services;
 
 /// `POST /auth/v1/introspect`: for a bearer that may read credentials at the token's scope; `{"active": false}` for all else.
@@ -98,6 +99,7 @@ fn known<T>(recognised: Result<T, AuthenticationError>) -> Result<Option<T>, Unr
 /// 200 whether or not there was anything to revoke (RFC 7009 section 2.2).
 pub async fn revoke(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let headers = request.headers().clone();
+    let origin = Origin::of(&services, request.extensions(), &headers);
     let form: Form = match read(request).await {
         Ok(form) => form,
         Err(refused) => return refused.into_response(),
@@ -108,7 +110,7 @@ pub async fn revoke(State(services): State<Arc<Services>>, request: Request<axum
         Ok(None) => return StatusCode::OK.into_response(),
         Err(Unreachable) => return Refused::unavailable().into_response(),
     };
-    match target.revoke(&services).await {
+    match target.revoke(&services, &origin).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(Unreachable) => Refused::unavailable().into_response(),
     }
@@ -157,7 +159,7 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
 }
 
 impl Target {
-    async fn revoke(self, services: &Services) -> Result<(), Unreachable> {
+    async fn revoke(self, services: &Services, origin: &Origin) -> Result<(), Unreachable> {
         let (entry_id, time) = (services.new_id(), services.now());
         services
             .configuration
@@ -174,13 +176,15 @@ impl Target {
                     id: entry_id,
                     time,
                     actor: self.actor.clone(),
-                    action: "revokeCredential".to_owned(),
+                    // One thing, one word: the name of the mutation that does the same.
+                    action: "revokeCredentials".to_owned(),
                     target: self.mrn.clone(),
                     scope: self.scope.clone(),
                     organization: snapshot.organization_of_scope(&self.scope),
                     before: None,
                     after: None,
-                    request_id: None,
+                    request_id: origin.request_id.clone(),
+                    source_ip: origin.source_ip.map(|ip| ip.to_string()),
                 };
                 Ok((vec![Write::RevokeCredential { id: self.id, until: self.until }, Write::Audit(audit)], ()))
             })

@@ -9,6 +9,7 @@ pub mod introspection;
 pub mod limits;
 pub mod mint;
 pub mod oauth;
+pub mod origin;
 pub mod pipeline;
 pub mod reference;
 pub mod routes;

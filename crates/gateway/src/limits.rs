@@ -1,4 +1,4 @@
-//! Rate limits of the exchange, and the allowance for recording attempts that never verified.
+//! Rate limits of the exchange, and the allowance for recording what strangers send.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -10,8 +10,8 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use sallyport_domain::id::{ProviderId, TrustId};
 use sallyport_domain::scope::Scope;
 
-/// Unverified attempts recorded per provider and scope in a minute; the rest are counted.
-const UNVERIFIED_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
+/// Attempts of each [`Noise`] recorded per provider and scope in a minute; the rest are counted.
+const NOISE_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 /// Keyed limiters forget idle keys once they hold this many.
 const KEYS_KEPT: usize = 100_000;
 /// Stands for every address that cannot be told.
@@ -25,8 +25,28 @@ pub struct Limits {
     global: Option<DefaultDirectRateLimiter>,
     per_address: Option<DefaultKeyedRateLimiter<IpAddr>>,
     per_trust: Option<DefaultKeyedRateLimiter<TrustId>>,
-    unverified: DefaultKeyedRateLimiter<(ProviderId, Scope)>,
+    noise: DefaultKeyedRateLimiter<(Noise, ProviderId, Scope)>,
     admissions: AtomicU64,
+}
+
+/// Refused attempts that anyone may make as often as they like. Each sort has an allowance of its own, so that the one which
+/// costs a stranger nothing cannot hide the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Noise {
+    /// It located a provider and did not verify.
+    Unverified,
+    /// It verified, by an issuer that serves strangers too, and is of somebody whom the trusts do not mean.
+    Stranger,
+}
+
+impl Noise {
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unverified => "unverified",
+            Self::Stranger => "stranger",
+        }
+    }
 }
 
 /// Try again after this many whole seconds.
@@ -41,7 +61,7 @@ impl Limits {
             global: quota(global).map(RateLimiter::direct),
             per_address: quota(per_address).map(RateLimiter::keyed),
             per_trust: quota(per_trust).map(RateLimiter::keyed),
-            unverified: RateLimiter::keyed(Quota::per_minute(UNVERIFIED_PER_MINUTE)),
+            noise: RateLimiter::keyed(Quota::per_minute(NOISE_PER_MINUTE)),
             admissions: AtomicU64::new(0),
         }
     }
@@ -76,10 +96,10 @@ impl Limits {
         }
     }
 
-    /// Whether one more unverified attempt at this provider and scope is recorded, or only counted.
-    pub fn record_unverified(&self, provider: ProviderId, scope: &Scope) -> bool {
-        let recorded = self.unverified.check_key(&(provider, scope.clone())).is_ok();
-        self.forget_idle(&self.unverified);
+    /// Whether one more such attempt at this provider and scope is recorded, or only counted.
+    pub fn record_noise(&self, noise: Noise, provider: ProviderId, scope: &Scope) -> bool {
+        let recorded = self.noise.check_key(&(noise, provider, scope.clone())).is_ok();
+        self.forget_idle(&self.noise);
         recorded
     }
 
@@ -145,7 +165,7 @@ mod tests {
         let limits = Limits::new(0, 0, 0);
         let recorded = |provider: u128, scope: &Scope| {
             let provider = ProviderId(uuid::Uuid::from_u128(provider));
-            (0..200).filter(|_| limits.record_unverified(provider, scope)).count()
+            (0..200).filter(|_| limits.record_noise(Noise::Unverified, provider, scope)).count()
         };
         let space = Scope::Space(sallyport_domain::id::SpaceId::parse("acme-space").unwrap());
         for (provider, scope) in [(1, &space), (2, &space), (1, &Scope::Platform)] {

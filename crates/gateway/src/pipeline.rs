@@ -14,6 +14,7 @@ use sallyport_domain::identity::Identity;
 use sallyport_domain::issuer::IssuerKey;
 use sallyport_domain::matching::{Candidate, Circumstances, Evaluation, choose};
 use sallyport_domain::mrn::Resource;
+use sallyport_domain::preset::shared_issuer;
 use sallyport_domain::provider::{AWS_STS_ISSUER, Provider, ProviderKind};
 use sallyport_domain::role::Permission;
 use sallyport_domain::scope::Scope;
@@ -26,6 +27,7 @@ use sallyport_store::{RecordError, Recorded};
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::limits::Noise;
 use crate::mint::{self, Minted};
 use crate::services::Services;
 use crate::stages::Stage;
@@ -487,10 +489,12 @@ impl Run<'_> {
         decoded: &Decoded,
         refused: Refused,
     ) -> (Result<Granted, Refusal>, &'static str) {
+        let noise = refused.noise();
         let Refused { checks, refusal, candidate, identity, verified } = refused;
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
         let trust = candidate.trust.trust();
-        if verified || self.services.limits.record_unverified(candidate.provider.id, &trust.scope) {
+        let limits = &self.services.limits;
+        if noise.is_none_or(|noise| limits.record_noise(noise, candidate.provider.id, &trust.scope)) {
             let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
             record.reason = Some(reason.to_owned());
             if record.subject.is_empty() {
@@ -504,7 +508,8 @@ impl Run<'_> {
                 return (Err(Refusal::Unavailable), "database");
             }
         } else {
-            metrics::counter!("sallyport_exchanges_unrecorded_total").increment(1);
+            let why = noise.map_or("", Noise::name);
+            metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => why).increment(1);
         }
         (Err(refusal), reason)
     }
@@ -561,6 +566,25 @@ struct Refused {
 }
 
 impl Refused {
+    /// Whether strangers could fill a tenant's log with refusals such as this one, so that only an allowance of them is
+    /// recorded, and the rest counted. Every attempt has its reference, and its line in the operator's log, all the same.
+    ///
+    /// What did not verify is anybody's. What did verify is recorded always, as long as it is the tenant's own as far as can
+    /// be told. It cannot be where the issuer serves others too (GitHub, or a provider that the platform offers to every
+    /// tenant), and the identity is not even one that a trust means by subject, mappings or condition. An identity that is
+    /// meant, and is refused for its audience, age, address, roles or a disabled part, is the tenant's own anywhere.
+    fn noise(&self) -> Option<Noise> {
+        if !self.verified {
+            return Some(Noise::Unverified);
+        }
+        let provider = &self.candidate.provider;
+        let offered_to_all = provider.scope == Scope::Platform && self.candidate.trust.trust().scope != Scope::Platform;
+        let not_meant = self.checks.iter().any(|check| {
+            check.is_failed() && matches!(check.name, CheckName::Subject | CheckName::Mappings | CheckName::Condition)
+        });
+        ((offered_to_all || shared_issuer(provider).is_some()) && not_meant).then_some(Noise::Stranger)
+    }
+
     fn verified(checks: Vec<Check>, refusal: Refusal, candidate: Candidate, identity: &VerifiedIdentity) -> Box<Self> {
         Box::new(Self { checks, refusal, candidate, identity: Some(identity.identity().clone()), verified: true })
     }

@@ -34,7 +34,7 @@ pub struct Services {
     pub entropy: Arc<dyn Entropy>,
     /// Whose forwarding headers are believed.
     pub trusted_proxies: TrustedProxies,
-    /// Rate limits and the allowance for recording what never verified.
+    /// Rate limits, and the allowance for recording what strangers send.
     pub limits: Limits,
 }
 

@@ -17,6 +17,7 @@ use sallyport_domain::snapshot::Snapshot;
 use sallyport_domain::validate::list_within;
 use sallyport_gateway::Services;
 use sallyport_gateway::authentication::revalidate;
+use sallyport_gateway::origin::Origin;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Caller {
     pub(crate) services: Arc<Services>,
     pub(crate) principal: Arc<Principal>,
-    pub(crate) request_id: Option<String>,
+    pub(crate) origin: Origin,
 }
 
 /// How often an operation is tried again because the configuration moved on while it looked something up.
@@ -36,6 +37,18 @@ const TRIES: usize = 8;
 pub(crate) struct Planned<T> {
     pub(crate) writes: Vec<Write>,
     pub(crate) value: T,
+}
+
+impl<T> Planned<T> {
+    /// The writes and the value. What changes anything says who did it, in the same transaction; a plan that does not is a
+    /// defect, and changes nothing.
+    fn on_record(self) -> Result<(Vec<Write>, T)> {
+        if self.writes.is_empty() || self.writes.iter().any(|write| matches!(write, Write::Audit(_))) {
+            Ok((self.writes, self.value))
+        } else {
+            Err(Error::internal("a mutation would change something without putting it on record"))
+        }
+    }
 }
 
 /// A plan's refusal, or the news that what it had looked up is out of date.
@@ -92,14 +105,7 @@ impl Caller {
         &self,
         mut plan: impl FnMut(&Access<'_>) -> Result<Planned<T>>,
     ) -> Result<(T, Arc<Snapshot>)> {
-        let done = self
-            .services
-            .configuration
-            .mutate(|snapshot| -> Result<_, Error> {
-                let planned = plan(&self.access(snapshot)?)?;
-                Ok((planned.writes, planned.value))
-            })
-            .await?;
+        let done = self.services.configuration.mutate(|snapshot| plan(&self.access(snapshot)?)?.on_record()).await?;
         Ok(done)
     }
 
@@ -120,8 +126,7 @@ impl Caller {
                     if snapshot.revision() != seen.revision() {
                         return Err(Halt::Outdated);
                     }
-                    let planned = plan(&self.access(snapshot)?, &facts)?;
-                    Ok((planned.writes, planned.value))
+                    Ok(plan(&self.access(snapshot)?, &facts)?.on_record()?)
                 })
                 .await;
             match done {
@@ -158,7 +163,8 @@ impl Caller {
             scope: scope.clone(),
             before: change.0,
             after: change.1,
-            request_id: self.request_id.clone(),
+            request_id: self.origin.request_id.clone(),
+            source_ip: self.origin.source_ip.map(|ip| ip.to_string()),
         })
     }
 }

@@ -30,8 +30,10 @@ pub(crate) struct AuditEntry {
     before: Option<Value>,
     /// What it was then; null when it was removed.
     after: Option<Value>,
-    /// The request's `x-request-id`.
+    /// The request's `x-request-id`; null for what came from no request.
     request_id: Option<String>,
+    /// Where the request came from, where that is known.
+    source_ip: Option<String>,
 }
 
 impl AuditEntry {
@@ -46,6 +48,7 @@ impl AuditEntry {
             before: entry.before.clone(),
             after: entry.after.clone(),
             request_id: entry.request_id.clone(),
+            source_ip: entry.source_ip.clone(),
         }
     }
 }

@@ -11,12 +11,13 @@ use async_graphql_axum::GraphQLResponse;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use sallyport_domain::principal::Principal;
 use sallyport_gateway::Services;
 use sallyport_gateway::authentication::{Door, authenticate};
+use sallyport_gateway::origin::Origin;
 use serde_json::Value;
 
 use crate::access::Caller;
@@ -74,17 +75,12 @@ impl Api {
     }
 
     /// Executes one request for a caller who is known already.
-    pub async fn execute(
-        &self,
-        principal: Arc<Principal>,
-        request_id: Option<String>,
-        mut request: Request,
-    ) -> Response {
+    pub async fn execute(&self, principal: Arc<Principal>, origin: Origin, mut request: Request) -> Response {
         let mut response = match limits::admit(&request.query) {
             Err(refusal) => Response::from_errors(vec![refusal.into_server_error()]),
             Ok(document) => {
                 request.set_parsed_query(document);
-                let caller = Caller { services: Arc::clone(&self.services), principal, request_id };
+                let caller = Caller { services: Arc::clone(&self.services), principal, origin };
                 self.schema.execute(request.data(caller)).await
             }
         };
@@ -100,7 +96,12 @@ impl Api {
     }
 }
 
-async fn serve(State(api): State<Api>, headers: HeaderMap, body: Body) -> axum::response::Response {
+async fn serve(
+    State(api): State<Api>,
+    extensions: Extensions,
+    headers: HeaderMap,
+    body: Body,
+) -> axum::response::Response {
     let reply = Reply::wanted(&headers);
     if !is_json(&headers) {
         let error = Error::invalid("Content-Type", "must be application/json");
@@ -114,16 +115,15 @@ async fn serve(State(api): State<Api>, headers: HeaderMap, body: Body) -> axum::
         Ok(principal) => Arc::new(principal),
         Err(failure) => return reply.fail(failure.into()),
     };
-    let request_id =
-        headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(|id| id.chars().take(128).collect());
+    let origin = Origin::of(&api.services, &extensions, &headers);
     match read(&body) {
         Err(refusal) => reply.refuse(StatusCode::BAD_REQUEST, refusal),
-        Ok(Requests::One(request)) => reply.one(api.execute(principal, request_id, *request).await),
+        Ok(Requests::One(request)) => reply.one(api.execute(principal, origin, *request).await),
         Ok(Requests::Batch(requests)) => {
             let mut responses = Vec::with_capacity(requests.len());
             // One after the other: a batch takes no more of the machine than its requests sent singly.
             for request in requests {
-                responses.push(api.execute(Arc::clone(&principal), request_id.clone(), request).await);
+                responses.push(api.execute(Arc::clone(&principal), origin.clone(), request).await);
             }
             reply.send(StatusCode::OK, BatchResponse::Batch(responses))
         }

@@ -11,6 +11,7 @@ mod audit;
 mod bindings;
 mod conditions;
 pub mod error;
+mod events;
 mod exchanges;
 mod graphiql;
 pub mod handler;

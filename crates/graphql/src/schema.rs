@@ -6,6 +6,7 @@ use crate::api_tokens::{ApiTokenMutation, ApiTokenQuery};
 use crate::audit::AuditQuery;
 use crate::bindings::{BindingMutation, BindingQuery};
 use crate::conditions::ConditionQuery;
+use crate::events::EventQuery;
 use crate::exchanges::ExchangeQuery;
 use crate::handler::GraphqlOptions;
 use crate::id_tokens::IdTokenMutation;
@@ -38,6 +39,7 @@ pub(crate) struct Query(
     ConditionQuery,
     PresetQuery,
     AuditQuery,
+    EventQuery,
 );
 
 /// What can be changed. Every mutation is recorded with who did it, and with what it was before.

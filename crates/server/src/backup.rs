@@ -181,6 +181,7 @@ async fn check(settings: &Settings, store: &Store, master: &MasterKey, keep_cred
             before: None,
             after: None,
             request_id: None,
+            source_ip: None,
         };
         store.end_all_credentials(now, &audit).await?;
     }

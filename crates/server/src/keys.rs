@@ -8,39 +8,41 @@ use sallyport_credentials::rotation::plan_replacement;
 use sallyport_credentials::{
     KeyChange, KeyRing, MasterKey, Purpose, RotationPolicy, SlotState, StoredKey, plan_rotation,
 };
-use sallyport_domain::clock::Clock;
-use sallyport_domain::entropy::Entropy;
+use sallyport_domain::clock::{Clock, Timestamp};
+use sallyport_domain::entropy::{Entropy, uuid_v7};
+use sallyport_domain::mrn::MrnDomain;
+use sallyport_domain::scope::Scope;
 use sallyport_gateway::Services;
-use sallyport_store::{KEPT_AFTER_END, KeyRow, KeyTable, Store};
+use sallyport_store::{AuditEntry, KeyRow, KeyTable, Store};
+use serde_json::{Value, json};
 
 /// How often the keys are looked at: how long a replica goes on with a key that was replaced as leaked.
 const LOOK: Duration = Duration::from_secs(5);
-/// How many looks lie between two purges of what has ended.
-const PURGE_EVERY: u32 = 60;
 
 /// Loads the keys, making those that are missing. Replicas that start together end up with the same ones.
 ///
 /// # Errors
 /// When the database fails, or the master key is not the one the keys were sealed with.
-pub(crate) async fn load(
-    store: &Store,
-    master: &MasterKey,
-    clock: &dyn Clock,
-    entropy: &dyn Entropy,
-) -> Result<KeyRing> {
+pub(crate) async fn load(store: &Store, master: &MasterKey, seams: Seams<'_>) -> Result<KeyRing> {
     let table = store.load_keys().await.context("the signing keys could not be loaded")?;
     for purpose in Purpose::ALL {
         if table.keys.iter().any(|key| key.purpose == purpose.name()) {
             continue;
         }
         let mut keys = Vec::new();
-        let first = plan_rotation(&[], clock.now(), &RotationPolicy::default());
+        let first = plan_rotation(&[], seams.clock.now(), &RotationPolicy::default());
         for change in first.into_iter().filter(|c| matches!(c, KeyChange::Generate { purpose: p, .. } if *p == purpose))
         {
-            change.apply(&mut keys, clock.now(), entropy, master).context("a signing key could not be made")?;
+            change
+                .apply(&mut keys, seams.clock.now(), seams.entropy, master)
+                .context("a signing key could not be made")?;
         }
+        let audit = seams.audit("rotateKeys", purpose, (&[], &keys));
         let rows: Vec<KeyRow> = keys.into_iter().map(to_row).collect();
-        store.insert_keys_if_absent(purpose.name(), &rows).await.context("a signing key could not be stored")?;
+        store
+            .insert_keys_if_absent(purpose.name(), &rows, &audit)
+            .await
+            .context("a signing key could not be stored")?;
     }
     open(&store.load_keys().await?, master)
 }
@@ -49,10 +51,10 @@ pub(crate) async fn load(
 pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
     tokio::spawn(async move {
         let mut versions = None;
-        let mut looks = 0_u32;
         loop {
             tokio::time::sleep(LOOK).await;
-            let seams = Seams { clock: &*services.clock, entropy: &*services.entropy };
+            let (clock, entropy) = (&*services.clock, &*services.entropy);
+            let seams = Seams { clock, entropy, mrns: &services.installation.mrns, by: "schedule" };
             let scheduled = |keys: &[StoredKey]| plan_rotation(keys, services.clock.now(), &RotationPolicy::default());
             match change(&services.store, &master, seams, scheduled).await {
                 Ok(table) if versions.as_ref() == Some(&table.versions) => {}
@@ -64,12 +66,6 @@ pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
                     Err(error) => tracing::error!(error = format!("{error:#}"), "the signing keys cannot be opened"),
                 },
                 Err(error) => tracing::warn!(error = format!("{error:#}"), "the signing keys could not be looked at"),
-            }
-            looks = looks.wrapping_add(1);
-            if looks.is_multiple_of(PURGE_EVERY)
-                && let Err(error) = services.store.purge_expired(services.now().plus_seconds(-KEPT_AFTER_END)).await
-            {
-                tracing::warn!(%error, "what has ended could not be purged");
             }
         }
     });
@@ -95,7 +91,7 @@ pub(crate) async fn rotate_by_command(store: &Store, master: &MasterKey, seams: 
 ///
 /// # Errors
 /// When the database fails, or a key opens with neither.
-pub(crate) async fn reseal(store: &Store, master: &MasterKey, entropy: &dyn Entropy) -> Result<usize> {
+pub(crate) async fn reseal(store: &Store, master: &MasterKey, seams: Seams<'_>) -> Result<usize> {
     let mut resealed = 0;
     for purpose in Purpose::ALL {
         loop {
@@ -103,10 +99,12 @@ pub(crate) async fn reseal(store: &Store, master: &MasterKey, entropy: &dyn Entr
             let Some(version) = table.versions.get(purpose.name()) else { break };
             let mut put = Vec::new();
             for key in stored(&table)?.iter().filter(|key| key.purpose == purpose) {
-                put.extend(key.reseal(master, entropy)?.map(to_row));
+                put.extend(key.reseal(master, seams.entropy)?);
             }
+            let audit = seams.audit("resealKeys", purpose, (&put, &put));
+            let put: Vec<KeyRow> = put.into_iter().map(to_row).collect();
             // A replica that rotated meanwhile has the next word.
-            if put.is_empty() || store.apply_key_changes(purpose.name(), *version, &put, &[]).await? {
+            if put.is_empty() || store.apply_key_changes(purpose.name(), *version, &put, &[], &audit).await? {
                 resealed += put.len();
                 break;
             }
@@ -115,11 +113,50 @@ pub(crate) async fn reseal(store: &Store, master: &MasterKey, entropy: &dyn Entr
     Ok(resealed)
 }
 
-/// The clock and chance that a change of keys needs.
+/// What a change of keys needs: clock, chance, and what it goes on record with.
 #[derive(Clone, Copy)]
 pub(crate) struct Seams<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) entropy: &'a dyn Entropy,
+    pub(crate) mrns: &'a MrnDomain,
+    /// What made it happen: `start`, `schedule` or `command`.
+    pub(crate) by: &'static str,
+}
+
+impl Seams<'_> {
+    /// The record of a change of one purpose's keys: which there were and which there are, nothing of what is in them.
+    fn audit(&self, action: &str, purpose: Purpose, (before, after): (&[StoredKey], &[StoredKey])) -> AuditEntry {
+        let shown = |keys: &[StoredKey]| {
+            let keys: Vec<Value> = keys
+                .iter()
+                .map(|key| {
+                    json!({
+                        "id": key.id,
+                        "state": key.state.name(),
+                        "activatesAt": key.activates_at.to_rfc3339(),
+                        "retiresAt": key.retires_at.map(Timestamp::to_rfc3339),
+                    })
+                })
+                .collect();
+            json!({ "purpose": purpose.name(), "keys": keys })
+        };
+        let mut after = shown(after);
+        after["by"] = json!(self.by);
+        let (now, platform) = (self.clock.now(), self.mrns.scope(&Scope::Platform));
+        AuditEntry {
+            id: uuid_v7(now, self.entropy),
+            time: now,
+            actor: platform.clone(),
+            action: action.to_owned(),
+            target: platform,
+            scope: Scope::Platform,
+            organization: None,
+            before: Some(shown(before)).filter(|_| !before.is_empty()),
+            after: Some(after),
+            request_id: None,
+            source_ip: None,
+        }
+    }
 }
 
 /// Carries out a plan, unless another replica was faster; answers the keys as they are afterwards.
@@ -149,8 +186,9 @@ async fn change(
         let removed: Vec<String> =
             old.iter().filter(|k| new.iter().all(|n| n.id != k.id)).map(|k| k.id.clone()).collect();
         let version = table.versions.get(purpose.name()).copied().unwrap_or_default();
+        let audit = seams.audit("rotateKeys", purpose, (&old, &new));
         let put: Vec<KeyRow> = new.into_iter().filter(|k| !old.contains(k)).map(to_row).collect();
-        if store.apply_key_changes(purpose.name(), version, &put, &removed).await? {
+        if store.apply_key_changes(purpose.name(), version, &put, &removed, &audit).await? {
             tracing::info!(
                 purpose = purpose.name(),
                 changed = put.len(),

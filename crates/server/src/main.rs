@@ -1,12 +1,15 @@
 //! `sallyport`: workload identity federation, self-hosted. This file is the command line; [`serve`] is the program.
 
 mod backup;
+mod event_log;
+mod export;
 mod keys;
 mod master_key;
 mod middleware;
 mod monitoring;
 mod patience;
 mod quickstart;
+mod retention;
 mod serve;
 mod settings;
 mod telemetry;
@@ -46,6 +49,16 @@ enum Command {
     /// Look after the signing keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Bring the database to this version's schema
+    ///
+    /// Servers do so themselves when they start. This is for those who want to do it first, or with a role of the database
+    /// that may change the schema while the servers' may not.
+    Migrate(Box<Flags>),
+    /// Write the record as lines of OCSF JSON: exchanges and management changes, oldest first
+    ///
+    /// Whoever goes on from the cursor misses no event; after a crash some may come twice, with the same metadata.uid. Works
+    /// on the database, also while servers run.
+    Export(export::Options),
     /// Copy the embedded database into a file, also while a server runs
     Backup {
         /// The file to be made; it must not be there yet
@@ -130,6 +143,8 @@ fn run(cli: Cli) -> Result<()> {
             runtime.block_on(serve::rotate_keys(Settings::load(*flags)?, leaked))
         }
         Command::Keys(KeysCommand::Reseal(flags)) => runtime.block_on(serve::reseal_keys(Settings::load(*flags)?)),
+        Command::Migrate(flags) => runtime.block_on(serve::migrate(Settings::load(*flags)?)),
+        Command::Export(options) => runtime.block_on(export::export(options)),
         Command::Backup { file, flags } => runtime.block_on(backup::back_up(Settings::load(*flags)?, &file)),
         Command::Restore { file, force, keep_credentials, flags } => {
             runtime.block_on(backup::restore(Settings::load(*flags)?, &file, force, keep_credentials))

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum_server::Handle;
@@ -15,6 +15,7 @@ use sallyport_domain::clock::{Clock, SystemClock};
 use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
 use sallyport_domain::id::ApiTokenId;
 use sallyport_domain::matching::Installation;
+use sallyport_domain::mrn::{MrnDomain, Resource};
 use sallyport_domain::principal::ApiToken;
 use sallyport_domain::role::{BuiltInRole, RoleRef};
 use sallyport_domain::scope::Scope;
@@ -24,14 +25,17 @@ use sallyport_gateway::limits::Limits;
 use sallyport_graphql::GraphqlOptions;
 use sallyport_identity::outbound::Outbound;
 use sallyport_identity::verifier::Verifier;
-use sallyport_store::{Configuration, Recorder, RecorderOptions, Store, StoreOptions};
+use sallyport_store::backup::sqlite_file;
+use sallyport_store::{AuditEntry, Configuration, Recorder, RecorderOptions, Schema, Store, StoreOptions};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 
 use crate::backup::DatabaseLock;
+use crate::event_log::{EventLog, Target};
 use crate::patience::Patience;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
-use crate::{keys, master_key, middleware, monitoring, telemetry, tls};
+use crate::{keys, master_key, middleware, monitoring, retention, telemetry, tls};
 
 /// Exchanges waiting for their record at most; more are answered 503.
 const RECORDS_WAITING: usize = 8_192;
@@ -50,6 +54,7 @@ pub(crate) struct Running {
     pub(crate) first_token: Option<SecretString>,
     handles: Vec<Handle<SocketAddr>>,
     tasks: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+    event_log: Option<EventLog>,
     _lock: Option<DatabaseLock>,
 }
 
@@ -58,14 +63,22 @@ pub(crate) struct Running {
 /// # Errors
 /// When a setting, the database or a listener keeps it from starting, or a listener dies.
 #[expect(clippy::print_stdout, reason = "the first token is shown once, to whoever started the server, and to no log")]
+#[expect(clippy::print_stderr, reason = "the same, where standard output is for events")]
 pub(crate) async fn serve(settings: Settings) -> Result<()> {
     let telemetry = Telemetry::start(&settings.log, settings.log_format)?;
+    let events_on_stdout = settings.event_log == Some(Target::Stdout);
     let running = start(settings, Some(telemetry.metrics.clone())).await?;
     if let Some(token) = &running.first_token {
-        println!(
+        let notice = format!(
             "First start. The API token of the platform owner, shown only this once:\n\n  {}\n",
             token.expose_secret()
         );
+        // Whoever collects events is not to collect it.
+        if events_on_stdout {
+            eprintln!("{notice}");
+        } else {
+            println!("{notice}");
+        }
     }
     tracing::info!(address = %running.address, public_url = running.services.installation.public_url, "serving");
     stop_signal().await?;
@@ -88,16 +101,23 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     let listener = bind("listen", settings.listen)?;
     let address = listener.local_addr()?;
 
-    let store = open_store(&settings).await?;
-    let first_token = bootstrap(&store, settings.bootstrap_token.as_ref(), &*clock, &*entropy).await?;
-    let ring = keys::load(&store, &master, &*clock, &*entropy).await?;
+    let installation = installation(&settings, address);
+    let store = migrated_store(&settings).await?;
+    let event_log = match settings.event_log.clone() {
+        Some(target) => Some(EventLog::start(&store, target, installation.clone())?),
+        None => None,
+    };
+    let first_token =
+        bootstrap(&store, settings.bootstrap_token.as_ref(), &installation.mrns, &*clock, &*entropy).await?;
+    let seams = keys::Seams { clock: &*clock, entropy: &*entropy, mrns: &installation.mrns, by: "start" };
+    let ring = keys::load(&store, &master, seams).await?;
     let configuration = Configuration::start(store.clone()).await.context("the configuration could not be loaded")?;
     let recorder =
         Recorder::start(store.clone(), Arc::clone(&configuration), RecorderOptions { queue: RECORDS_WAITING });
     let outbound = Outbound::new(settings.outbound.clone()).context("outbound settings")?;
 
     let services = Arc::new(Services {
-        installation: installation(&settings, address),
+        installation,
         configuration,
         store,
         recorder,
@@ -109,8 +129,10 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
         limits: Limits::new(settings.limit_global, settings.limit_per_address, settings.limit_per_trust),
     });
     keys::keep_rotating(Arc::clone(&services), master);
+    retention::keep_forgetting(Arc::clone(&services), settings.retention_days);
 
-    let mut running = Running { address, services, first_token, handles: Vec::new(), tasks: Vec::new(), _lock: lock };
+    let (handles, tasks) = (Vec::new(), Vec::new());
+    let mut running = Running { address, services, first_token, handles, tasks, event_log, _lock: lock };
     let graphql = GraphqlOptions { introspection: settings.graphql_introspection, ..GraphqlOptions::default() };
     let routes = sallyport_gateway::router(Arc::clone(&running.services))
         .merge(sallyport_graphql::router(Arc::clone(&running.services), graphql))
@@ -152,10 +174,10 @@ pub(crate) fn make_data_folder(settings: &Settings) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn rotate_keys(settings: Settings, leaked: bool) -> Result<()> {
     telemetry::start_logging(&settings.log, settings.log_format)?;
-    let _lock = DatabaseLock::shared(&settings)?;
+    let (store, _lock) = existing_store(&settings).await?;
     let master = master_key::load(&settings, &SystemEntropy)?;
-    let store = open_store(&settings).await?;
-    let seams = keys::Seams { clock: &SystemClock, entropy: &SystemEntropy };
+    let mrns = &settings.mrn_domain;
+    let seams = keys::Seams { clock: &SystemClock, entropy: &SystemEntropy, mrns, by: "command" };
     keys::rotate_by_command(&store, &master, seams, leaked).await?;
     store.close().await;
     println!(
@@ -172,10 +194,11 @@ pub(crate) async fn rotate_keys(settings: Settings, leaked: bool) -> Result<()> 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) async fn reseal_keys(settings: Settings) -> Result<()> {
     telemetry::start_logging(&settings.log, settings.log_format)?;
-    let _lock = DatabaseLock::shared(&settings)?;
+    let (store, _lock) = existing_store(&settings).await?;
     let master = master_key::load(&settings, &SystemEntropy)?;
-    let store = open_store(&settings).await?;
-    let resealed = keys::reseal(&store, &master, &SystemEntropy).await?;
+    let mrns = &settings.mrn_domain;
+    let seams = keys::Seams { clock: &SystemClock, entropy: &SystemEntropy, mrns, by: "command" };
+    let resealed = keys::reseal(&store, &master, seams).await?;
     store.close().await;
     let key = master.fingerprint();
     println!(
@@ -184,12 +207,58 @@ pub(crate) async fn reseal_keys(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-async fn open_store(settings: &Settings) -> Result<Store> {
+/// `sallyport migrate`: brings the database to this version's schema, for those who do not leave that to the servers.
+///
+/// # Errors
+/// When a setting or the database keeps it from happening, or this version cannot work with the schema it finds.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) async fn migrate(settings: Settings) -> Result<()> {
+    telemetry::start_logging(&settings.log, settings.log_format)?;
+    make_data_folder(&settings)?;
+    let _lock = DatabaseLock::shared(&settings)?;
+    let store = connect(&settings).await?;
+    let applied = store.migrate().await.context("the database could not be migrated")?;
+    let schema = store.schema().await?;
+    store.close().await;
+    match (applied.is_empty(), schema) {
+        (_, Schema::Ahead(newer)) => println!("a newer version has migrated the database: {}", newer.join(", ")),
+        (true, _) => println!("the schema is up to date"),
+        (false, _) => println!("applied: {}", applied.join(", ")),
+    }
+    Ok(())
+}
+
+async fn connect(settings: &Settings) -> Result<Store> {
     let url = settings.database_url.expose_secret().to_owned();
     let options = StoreOptions { url, max_connections: settings.database_connections };
-    let store = Store::connect(&options).await.context("database_url")?;
+    Store::connect(&options).await.context("database_url")
+}
+
+async fn migrated_store(settings: &Settings) -> Result<Store> {
+    let store = connect(settings).await?;
     store.migrate().await.context("the database could not be migrated")?;
     Ok(store)
+}
+
+/// The database as servers left it, for commands: they neither make one nor change its schema under running servers.
+///
+/// # Errors
+/// When there is none, or this version cannot work with its schema.
+pub(crate) async fn existing_store(settings: &Settings) -> Result<(Store, Option<DatabaseLock>)> {
+    if settings.is_embedded() {
+        let file = sqlite_file(settings.database_url.expose_secret())?;
+        if !file.exists() {
+            bail!("there is no database at {}", file.display());
+        }
+    }
+    let lock = DatabaseLock::shared(settings)?;
+    let store = connect(settings).await?;
+    match store.schema().await? {
+        Schema::Current | Schema::Ahead(_) => Ok((store, lock)),
+        Schema::Behind(missing) => {
+            bail!("the database lacks {}: run sallyport migrate, or start a server of this version", missing.join(", "))
+        }
+    }
 }
 
 impl Running {
@@ -232,6 +301,9 @@ impl Running {
             task.await.context("a listener panicked")?.context("a listener failed")?;
         }
         self.services.recorder.shutdown().await;
+        if let Some(log) = self.event_log {
+            log.stop().await;
+        }
         self.services.configuration.close();
         self.services.store.close().await;
         Ok(())
@@ -254,7 +326,8 @@ fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-fn installation(settings: &Settings, address: SocketAddr) -> Installation {
+/// The names of this installation; `address` is where it listens.
+pub(crate) fn installation(settings: &Settings, address: SocketAddr) -> Installation {
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let public_url = settings.public_url.clone().unwrap_or_else(|| format!("{scheme}://{address}"));
     let host = public_url.split_once("://").map_or(public_url.as_str(), |(_, host)| host).to_owned();
@@ -270,6 +343,7 @@ fn installation(settings: &Settings, address: SocketAddr) -> Installation {
 async fn bootstrap(
     store: &Store,
     given: Option<&SecretString>,
+    mrns: &MrnDomain,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<Option<SecretString>> {
@@ -291,11 +365,33 @@ async fn bootstrap(
         created_at: now,
         created_by: String::new(),
     };
-    let taken = store.bootstrap(&token).await.context("the first API token could not be stored")?;
+    let platform = mrns.scope(&token.scope);
+    let audit = AuditEntry {
+        id: uuid_v7(now, entropy),
+        time: now,
+        actor: platform,
+        action: "bootstrap".to_owned(),
+        target: mrns.format(&Resource::ApiToken(token.scope.clone(), token.id)),
+        scope: token.scope.clone(),
+        organization: None,
+        before: None,
+        after: Some(json!({
+            "name": token.name,
+            "description": token.description,
+            "roles": token.roles.iter().map(|role| mrns.role(role)).collect::<Vec<_>>(),
+        })),
+        request_id: None,
+        source_ip: None,
+    };
+    let taken = store.bootstrap(&token, &audit).await.context("the first API token could not be stored")?;
     Ok(fresh.filter(|_| taken))
 }
 
-async fn stop_signal() -> Result<()> {
+/// Waits until the process is asked to stop.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub(crate) async fn stop_signal() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;

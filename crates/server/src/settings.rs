@@ -15,6 +15,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::event_log::Target;
+
+/// For how long the record is kept by default: a year, which auditors commonly ask for (PCI DSS 4.0.1, 10.5.1), and the time
+/// that an audit of it takes.
+const RETENTION_DAYS: u32 = 400;
+/// A hundred years.
+const RETENTION_DAYS_MAX: u32 = 36_500;
+
 /// Every setting as text, from one source. `None`: not given there.
 #[derive(Args, Deserialize, Clone, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -115,6 +123,15 @@ pub(crate) struct Source {
     #[arg(long, env = "SALLYPORT_LIMIT_GLOBAL", value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     limit_global: Option<String>,
+    /// Days for which exchanges and management changes are kept; 0 keeps them for ever [default: 400]
+    #[arg(long, env = "SALLYPORT_RETENTION_DAYS", value_name = "DAYS")]
+    #[serde(deserialize_with = "scalar")]
+    retention_days: Option<String>,
+    /// Where every event that this server puts on record is written as well, as a line of OCSF JSON: stdout, or a file
+    /// [default: none]
+    #[arg(long, env = "SALLYPORT_EVENT_LOG", value_name = "stdout|FILE")]
+    #[serde(deserialize_with = "scalar")]
+    event_log: Option<String>,
     /// Whether GraphQL introspection is answered: true or false [default: true]
     #[arg(long, env = "SALLYPORT_GRAPHQL_INTROSPECTION", value_name = "true|false")]
     #[serde(deserialize_with = "scalar")]
@@ -145,7 +162,7 @@ macro_rules! each_setting {
             listen admin_listen public_url tls_cert_file tls_key_file database_url database_connections data_dir
             master_key master_key_file fallback_master_key fallback_master_key_file bootstrap_token tenant_domain mrn_domain audience_policy outbound_ca_file
             outbound_resolve outbound_allow trusted_proxies limit_per_address limit_per_trust limit_global
-            graphql_introspection log log_format
+            retention_days event_log graphql_introspection log log_format
         )
     };
 }
@@ -209,6 +226,10 @@ pub(crate) struct Settings {
     pub(crate) limit_per_trust: u32,
     /// Exchanges a second in all; 0: no limit.
     pub(crate) limit_global: u32,
+    /// Days for which the record is kept; 0: for ever.
+    pub(crate) retention_days: u32,
+    /// Where events are written as well; `None`: nowhere.
+    pub(crate) event_log: Option<Target>,
     /// Whether GraphQL introspection is answered.
     pub(crate) graphql_introspection: bool,
     /// Log filter.
@@ -314,6 +335,10 @@ impl Settings {
         if !(1..=1_000).contains(&database_connections) {
             bail!("database_connections: must be between 1 and 1000, not {database_connections}");
         }
+        let retention_days = number("retention_days", source.retention_days, RETENTION_DAYS)?;
+        if retention_days > RETENTION_DAYS_MAX {
+            bail!("retention_days: must be between 0 and {RETENTION_DAYS_MAX}, not {retention_days}");
+        }
         Ok(Self {
             listen,
             admin_listen,
@@ -335,6 +360,12 @@ impl Settings {
             limit_per_address: number("limit_per_address", source.limit_per_address, 0)?,
             limit_per_trust: number("limit_per_trust", source.limit_per_trust, 0)?,
             limit_global: number("limit_global", source.limit_global, 0)?,
+            retention_days,
+            event_log: match source.event_log.as_deref().unwrap_or_default() {
+                "" => None,
+                "stdout" => Some(Target::Stdout),
+                file => Some(Target::File(PathBuf::from(file))),
+            },
             graphql_introspection: match source.graphql_introspection.as_deref().unwrap_or("true") {
                 "true" => true,
                 "false" => false,
@@ -475,6 +506,7 @@ mod tests {
         assert!(error("listen = 'x'").starts_with("listen: 'x' is not an address"));
         assert!(error("public_url = 'https://a.example/'").starts_with("public_url:"));
         assert!(error("limit_global = -1").starts_with("limit_global:"));
+        assert!(error("retention_days = 36501").starts_with("retention_days:"));
         assert!(error("audience_policy = 'lax'").starts_with("audience_policy:"));
         assert!(error("bootstrap_token = 'short'").starts_with("bootstrap_token:"));
         assert!(error("tls_cert_file = 'a'").starts_with("tls_cert_file and tls_key_file"));

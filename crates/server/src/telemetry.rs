@@ -18,6 +18,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use sallyport_gateway::Services;
+use sallyport_gateway::limits::Noise;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -209,7 +210,9 @@ fn describe() {
     }
     metrics::counter!("sallyport_exchanges_total", "outcome" => "granted", "reason" => "").increment(0);
     metrics::counter!("sallyport_jwks_fetches_total", "outcome" => "ok").increment(0);
-    metrics::counter!("sallyport_exchanges_unrecorded_total").increment(0);
+    for why in [Noise::Unverified, Noise::Stranger] {
+        metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => why.name()).increment(0);
+    }
     metrics::gauge!("sallyport_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     metrics::gauge!("sallyport_record_queue_depth").set(0.0);
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::event::AuditEntry;
 use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Statement};
 
-use crate::change::{AuditEntry, advance_revision};
-use crate::entity::{audit_entry, trust};
+use crate::change::{advance_revision, put_on_record};
+use crate::entity::trust;
 use crate::error::StoreError;
 use crate::store::{Store, create_private, read_revision};
 
@@ -94,15 +95,14 @@ impl Store {
     pub async fn end_all_credentials(&self, now: Timestamp, audit: &AuditEntry) -> Result<(), StoreError> {
         let transaction = self.begin_write().await?;
         let revision = read_revision(&transaction).await?;
-        if !advance_revision(&transaction, revision).await? {
+        let Some(held) = advance_revision(&transaction, revision).await? else {
             return Err(StoreError::Contended);
-        }
+        };
         trust::Entity::update_many()
             .col_expr(trust::Column::CredentialsNotBefore, Expr::val(now.micros()))
             .exec(&transaction)
             .await?;
-        let row = sea_orm::IntoActiveModel::into_active_model(audit_entry::Model::of(audit));
-        audit_entry::Entity::insert(row).exec_without_returning(&transaction).await?;
+        put_on_record(&transaction, held, audit).await?;
         transaction.commit().await?;
         Ok(())
     }

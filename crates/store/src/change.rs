@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::entropy::SystemEntropy;
+use sallyport_domain::event::{AuditEntry, Event};
 use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use sallyport_domain::principal::{ApiToken, ServiceAccount};
 use sallyport_domain::provider::Provider;
@@ -17,7 +19,6 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, Iterable,
     PrimaryKeyToColumn, QueryFilter,
 };
-use uuid::Uuid;
 
 use crate::entity::{
     api_token, audit_entry, configuration_change, configuration_revision, organization, provider, retired_id,
@@ -25,7 +26,7 @@ use crate::entity::{
 };
 use crate::error::{Constraint, StoreError};
 use crate::load::changes_of;
-use crate::store::{Store, retry, timed};
+use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
 
 /// For how many revisions it is remembered what changed. A replica that is further behind loads everything.
 const FEED_KEPT: i64 = 10_000;
@@ -81,31 +82,6 @@ pub enum Write {
     },
     /// Records who did what. A mutation of audit entries alone leaves the revision as it is.
     Audit(AuditEntry),
-}
-
-/// One management change, for the record. Never holds a secret.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct AuditEntry {
-    /// A fresh UUIDv7.
-    pub id: Uuid,
-    /// When it was done.
-    pub time: Timestamp,
-    /// MRN of the principal who did it.
-    pub actor: String,
-    /// What was done, such as `wifbinding.create`.
-    pub action: String,
-    /// MRN of what it was done to.
-    pub target: String,
-    /// The scope of the target.
-    pub scope: Scope,
-    /// The organization that scope belongs to, when it is not the platform.
-    pub organization: Option<OrganizationId>,
-    /// What it was before.
-    pub before: Option<serde_json::Value>,
-    /// What it is now.
-    pub after: Option<serde_json::Value>,
-    /// The request's `x-request-id`.
-    pub request_id: Option<String>,
 }
 
 /// What a row of the change feed names.
@@ -188,48 +164,72 @@ impl Store {
             return Ok(Committed::Unchanged);
         }
         let transaction = self.begin_write().await?;
-        if writes.iter().all(|write| matches!(write, Write::Audit(_))) {
-            for write in writes {
-                apply(&transaction, write, &mut BTreeSet::new()).await?;
+        let record_alone = writes.iter().all(|write| matches!(write, Write::Audit(_)));
+        let held = if record_alone {
+            hold_revision(&transaction, choose_lane(&SystemEntropy)).await?
+        } else {
+            match advance_revision(&transaction, base.revision()).await? {
+                Some(held) => held,
+                None => {
+                    transaction.rollback().await?;
+                    return Ok(Committed::Overtaken);
+                }
             }
-            transaction.commit().await?;
-            return Ok(Committed::Unchanged);
-        }
-        if !advance_revision(&transaction, base.revision()).await? {
-            transaction.rollback().await?;
-            return Ok(Committed::Overtaken);
-        }
+        };
         let mut changed = BTreeSet::new();
+        let mut recorded = Vec::new();
         for write in writes {
-            apply(&transaction, write, &mut changed).await?;
+            match write {
+                Write::Audit(entry) => recorded.push(put_on_record(&transaction, held, entry).await?),
+                write => apply(&transaction, write, &mut changed).await?,
+            }
         }
-        let revision = base.revision() + 1;
-        announce(&transaction, revision, &changed).await?;
-        let changes = changes_of(&transaction, changed, base).await?;
+        let committed = if record_alone {
+            Committed::Unchanged
+        } else {
+            announce(&transaction, held.revision, &changed).await?;
+            Committed::At(held.revision, changes_of(&transaction, changed, base).await?)
+        };
         transaction.commit().await?;
-        Ok(Committed::At(revision, changes))
+        for entry in recorded {
+            self.tell(|| Event::Change(Box::new(entry)));
+        }
+        Ok(committed)
     }
 }
 
-/// Moves the revision on from `from`; false when it is not there any more. Comes before all else that recorders or other
+/// Writes an audit entry; answers it as it is on record. `held` is what this transaction holds.
+pub(crate) async fn put_on_record(
+    db: &impl ConnectionTrait,
+    held: Held,
+    entry: &AuditEntry,
+) -> Result<AuditEntry, StoreError> {
+    let entry = AuditEntry { time: held.on_record(entry.time), ..entry.clone() };
+    audit_entry::Entity::insert(audit_entry::Model::of(&entry).into_active_model()).exec_without_returning(db).await?;
+    Ok(entry)
+}
+
+/// Moves the revision on from `from`; `None` when it is not there any more. Comes before all else that recorders or other
 /// mutations may wait for, so that whoever waits here holds up nobody but those in the same queue.
 ///
 /// First the row that mutations read, which lets one mutation on at a time. Then the lanes, each of which may be held by a
 /// recorder for as long as one group commit takes: see [`hold_revision`](crate::store::hold_revision). From then on no
 /// grant is committed before this transaction is.
-pub(crate) async fn advance_revision(db: &impl ConnectionTrait, from: i64) -> Result<bool, StoreError> {
+pub(crate) async fn advance_revision(db: &impl ConnectionTrait, from: i64) -> Result<Option<Held>, StoreError> {
     use configuration_revision::{Column, Entity, ONLY};
     let moved = Entity::update_many()
         .col_expr(Column::Revision, Expr::col(Column::Revision).add(1_i64))
         .filter(Column::Id.eq(ONLY))
         .filter(Column::Revision.eq(from))
+        .exec_with_returning(db)
+        .await?;
+    let Some(row) = moved.first() else { return Ok(None) };
+    Entity::update_many()
+        .col_expr(Column::Revision, Expr::val(row.revision))
+        .filter(Column::Id.ne(ONLY))
         .exec(db)
         .await?;
-    if moved.rows_affected != 1 {
-        return Ok(false);
-    }
-    Entity::update_many().col_expr(Column::Revision, Expr::val(from + 1)).filter(Column::Id.ne(ONLY)).exec(db).await?;
-    Ok(true)
+    Ok(Some(Held::of(row)))
 }
 
 /// Writes the rows of the change feed for `revision`, and forgets those that are old.
@@ -338,12 +338,8 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
             put(db, revoked_credential::Model { id: id.0, until: until.micros() }).await?;
             Changed::Credential(*id)
         }
-        Write::Audit(entry) => {
-            audit_entry::Entity::insert(audit_entry::Model::of(entry).into_active_model())
-                .exec_without_returning(db)
-                .await?;
-            return Ok(());
-        }
+        // It is put on record, not applied.
+        Write::Audit(_) => return Ok(()),
     };
     changed.insert(named);
     Ok(())

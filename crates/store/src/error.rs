@@ -1,8 +1,6 @@
 //! What can go wrong between us and the database, told apart by what the caller can do about it.
 //! Messages hold the database's words and the names of tables and constraints, never the values of a row.
 
-use std::error::Error;
-
 use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr};
 
@@ -31,6 +29,9 @@ pub enum StoreError {
         /// Which part is wrong.
         what: String,
     },
+    /// This program cannot work with the schema it finds: what is there, and what would do.
+    #[error("the database's schema is not one that this version can work with: {0}")]
+    Schema(String),
     /// The settings cannot work, whatever the database says.
     #[error("{0}")]
     Settings(String),
@@ -165,13 +166,4 @@ fn unique(words: &str) -> Constraint {
     } else {
         Constraint::Other
     }
-}
-
-/// The innermost words of an error chain, for one-line logs.
-pub(crate) fn root_words(error: &dyn Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }

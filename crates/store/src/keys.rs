@@ -1,24 +1,20 @@
-//! Signing keys as sealed bytes, facts about the installation, and what time lets us forget.
+//! Signing keys as sealed bytes, and facts about the installation.
 //! What a key is for and what its states mean is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::entropy::SystemEntropy;
+use sallyport_domain::event::{AuditEntry, Event};
 use sallyport_domain::principal::ApiToken;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter};
 
-use crate::change::{Changed, advance_revision, announce};
-use crate::entity::{
-    api_token, exchange, installation, replay_use, revoked_credential, signing_key, signing_key_set, subject_status,
-    trust, trust_usage,
-};
+use crate::change::{Changed, advance_revision, announce, put_on_record};
+use crate::entity::{api_token, installation, signing_key, signing_key_set};
 use crate::error::StoreError;
-use crate::store::{Store, read_revision, retry};
-
-/// Longest life of a credential, in seconds.
-const CREDENTIAL_LIFETIME_MAX: i64 = sallyport_domain::validate::LIFETIME_MAX as i64;
+use crate::store::{Store, choose_lane, hold_revision, read_revision, retry};
 
 /// A signing key as it is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -84,27 +80,35 @@ impl Store {
     }
 
     /// Keeps the first keys of a purpose, unless it has any: of replicas that start together, one wins. Whoever gets `false`
-    /// loads the winner's. Every key must be of that purpose.
+    /// loads the winner's. Every key must be of that purpose. `audit` is put on record with them.
     ///
     /// # Errors
     /// The database.
-    pub async fn insert_keys_if_absent(&self, purpose: &str, keys: &[KeyRow]) -> Result<bool, StoreError> {
+    pub async fn insert_keys_if_absent(
+        &self,
+        purpose: &str,
+        keys: &[KeyRow],
+        audit: &AuditEntry,
+    ) -> Result<bool, StoreError> {
         retry(|| async {
             let transaction = self.begin_write().await?;
+            let held = hold_revision(&transaction, choose_lane(&SystemEntropy)).await?;
             let set = signing_key_set::Model { purpose: purpose.to_owned(), version: 1 };
             if !insert_or_nothing(&transaction, set).await? {
                 transaction.rollback().await?;
                 return Ok(false);
             }
             put_keys(&transaction, keys).await?;
+            let entry = put_on_record(&transaction, held, audit).await?;
             transaction.commit().await?;
+            self.tell(|| Event::Change(Box::new(entry)));
             Ok(true)
         })
         .await
     }
 
     /// Makes, replaces and deletes keys of one purpose in one step, if its set is still at `version`
-    /// ([`KeyTable::versions`]). `false`: another replica was faster; load again.
+    /// ([`KeyTable::versions`]). `false`: another replica was faster; load again. `audit` is put on record with them.
     ///
     /// # Errors
     /// The database.
@@ -114,10 +118,12 @@ impl Store {
         version: i64,
         put: &[KeyRow],
         delete: &[String],
+        audit: &AuditEntry,
     ) -> Result<bool, StoreError> {
         use signing_key_set::{Column, Entity};
         retry(|| async {
             let transaction = self.begin_write().await?;
+            let held = hold_revision(&transaction, choose_lane(&SystemEntropy)).await?;
             let moved = Entity::update_many()
                 .col_expr(Column::Version, Expr::col(Column::Version).add(1_i64))
                 .filter(Column::Purpose.eq(purpose))
@@ -134,18 +140,21 @@ impl Store {
                 .filter(signing_key::Column::Id.is_in(delete))
                 .exec(&transaction)
                 .await?;
+            let entry = put_on_record(&transaction, held, audit).await?;
             transaction.commit().await?;
+            self.tell(|| Event::Change(Box::new(entry)));
             Ok(true)
         })
         .await
     }
 
     /// Keeps the first owner's API token on the first start of an installation, and never again, whatever became of that
-    /// token. Of replicas that start together, one gets `true`: only it may show a token that it generated.
+    /// token. Of replicas that start together, one gets `true`: only it may show a token that it generated. `audit` is put on
+    /// record with it.
     ///
     /// # Errors
     /// The database.
-    pub async fn bootstrap(&self, token: &ApiToken) -> Result<bool, StoreError> {
+    pub async fn bootstrap(&self, token: &ApiToken, audit: &AuditEntry) -> Result<bool, StoreError> {
         retry(|| async {
             let transaction = self.begin_write().await?;
             let fact = installation::Model { key: "bootstrapped".into(), value: token.id.to_string() };
@@ -154,13 +163,15 @@ impl Store {
                 return Ok(false);
             }
             let revision = read_revision(&transaction).await?;
-            if !advance_revision(&transaction, revision).await? {
+            let Some(held) = advance_revision(&transaction, revision).await? else {
                 return Err(StoreError::Contended);
-            }
+            };
             let row = api_token::Model::of(token).into_active_model();
             api_token::Entity::insert(row).exec_without_returning(&transaction).await?;
-            announce(&transaction, revision + 1, &BTreeSet::from([Changed::ApiToken(token.id)])).await?;
+            announce(&transaction, held.revision, &BTreeSet::from([Changed::ApiToken(token.id)])).await?;
+            let entry = put_on_record(&transaction, held, audit).await?;
             transaction.commit().await?;
+            self.tell(|| Event::Change(Box::new(entry)));
             Ok(true)
         })
         .await
@@ -185,51 +196,6 @@ impl Store {
             })
         })
         .await
-    }
-
-    /// Forgets what `now` has made needless: uses of tokens and revocations of credentials that have ended by themselves.
-    /// Answers how many rows went. Meant to be called every few minutes.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn purge_expired(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let db = self.writer();
-        let now = now.micros();
-        let uses = replay_use::Entity::delete_many().filter(replay_use::Column::Until.lt(now)).exec(db).await?;
-        let revoked = revoked_credential::Entity::delete_many()
-            .filter(revoked_credential::Column::Until.lt(now))
-            .exec(db)
-            .await?;
-        // Enabled again, and no credential is left that it ended.
-        let ended = now - CREDENTIAL_LIFETIME_MAX * 1_000_000;
-        let idle = subject_status::Column::CredentialsNotBefore
-            .is_null()
-            .or(subject_status::Column::CredentialsNotBefore.lt(ended));
-        let subjects = subject_status::Entity::delete_many()
-            .filter(subject_status::Column::Disabled.eq(false))
-            .filter(idle)
-            .exec(db)
-            .await?;
-        // On PostgreSQL a grant may be recorded while its trust is being deleted, and leave this behind.
-        let trusts = sea_orm::sea_query::Query::select()
-            .expr(Expr::val(1_i32))
-            .from(trust::Entity)
-            .and_where(
-                Expr::col((trust::Entity, trust::Column::Id))
-                    .equals((trust_usage::Entity, trust_usage::Column::TrustId)),
-            )
-            .take();
-        let usages = trust_usage::Entity::delete_many().filter(Expr::exists(trusts).not()).exec(db).await?;
-        Ok(uses.rows_affected + revoked.rows_affected + subjects.rows_affected + usages.rows_affected)
-    }
-
-    /// Forgets exchanges decided before `before`, and with them what is known of their credentials: keep at least a day.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn purge_exchanges(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let old = exchange::Column::Time.lt(before.micros());
-        Ok(exchange::Entity::delete_many().filter(old).exec(self.writer()).await?.rows_affected)
     }
 }
 

@@ -3,7 +3,9 @@
 //! Read in this order: [`store`] (connections, errors, transactions), [`change`] (what a mutation writes, in one
 //! transaction with its audit entries and its place in the change feed), [`feed`] (the current configuration in memory,
 //! following the database), [`recorder`] (exchange records, many in one commit), [`listing`] (pages of everything, scope
-//! first), [`keys`] (sealed signing keys and facts about the installation), [`backup`] (copies of the embedded database).
+//! first), [`events`] (the record as collectors read it), [`retention`] (what is forgotten), [`keys`] (sealed signing keys
+//! and facts about the installation), [`migrate`] (the schema, and whether this program can work with it), [`backup`] (copies
+//! of the embedded database).
 //!
 //! There is one way to each row: no SQL is written for one database only, and nothing here decides who may do what.
 
@@ -11,24 +13,30 @@ pub mod backup;
 pub mod change;
 mod entity;
 mod error;
+pub mod events;
 pub mod feed;
 mod fingerprint;
 pub mod keys;
 pub mod listing;
 mod load;
-mod migrate;
+pub mod migrate;
 mod paging;
 pub mod recorder;
+pub mod retention;
 pub mod store;
 
-pub use change::{AuditEntry, Write};
+pub use change::Write;
 pub use error::{Constraint, MutateError, StoreError};
+pub use events::EventFilter;
 pub use feed::{Configuration, KEPT_AFTER_END, Stale};
+
 pub use fingerprint::binding_fingerprint;
 pub use keys::{KeyRow, KeyTable};
 pub use listing::{
     BindingOrder, BindingOrderField, BindingRow, ExchangeFilter, ExchangeRow, StoredCredential, TrustRow,
 };
+pub use migrate::Schema;
 pub use paging::{PAGE_MAX, Page, PageRequest};
 pub use recorder::{RecordError, Recorded, Recorder, RecorderOptions};
+pub use sallyport_domain::event::{AuditEntry, Event};
 pub use store::{Store, StoreOptions};

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::event::AuditEntry;
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::issuer::IssuerKey;
@@ -15,7 +16,6 @@ use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 
-use crate::change::AuditEntry;
 use crate::entity::{
     api_token, audit_entry, exchange, organization, provider, role, service_account, space, subject_status, trust,
     trust_usage,
@@ -581,7 +581,7 @@ pub(crate) fn binding_keyset(order: BindingOrder) -> (Keyset<trust::Column>, Key
     (Keyset { name, sort, id: Column::Id, descending: order.descending }, kind)
 }
 
-fn exchanges_in(filter: &ExchangeFilter) -> Select<exchange::Entity> {
+pub(crate) fn exchanges_in(filter: &ExchangeFilter) -> Select<exchange::Entity> {
     use exchange::{Column, Entity};
     let mut select = match &filter.scope {
         Scope::Platform => Entity::find(),
@@ -597,7 +597,7 @@ fn exchanges_in(filter: &ExchangeFilter) -> Select<exchange::Entity> {
     select
 }
 
-fn audit_in(scope: &Scope) -> Select<audit_entry::Entity> {
+pub(crate) fn audit_in(scope: &Scope) -> Select<audit_entry::Entity> {
     use audit_entry::{Column, Entity};
     match scope {
         Scope::Platform => Entity::find(),
@@ -606,28 +606,43 @@ fn audit_in(scope: &Scope) -> Select<audit_entry::Entity> {
     }
 }
 
+/// What tests of queries need.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::paging::keyset;
-    use crate::store::StoreOptions;
-    use sea_orm::{ConnectionTrait, DbBackend, QueryTrait, Statement};
+pub(crate) mod testing {
+    use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-    async fn plan(store: &Store, statement: Statement) -> String {
+    use crate::store::{Store, StoreOptions};
+
+    /// A fresh SQLite store.
+    pub(crate) async fn scratch() -> (Store, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("store.db").display());
+        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        store.migrate().await.unwrap();
+        (store, folder)
+    }
+
+    /// How SQLite would carry a statement out.
+    pub(crate) async fn plan(store: &Store, statement: Statement) -> String {
         let explain = format!("EXPLAIN QUERY PLAN {}", statement.sql);
         let values = statement.values.unwrap_or(sea_orm::Values(Vec::new()));
         let rows = store.reader().query_all_raw(Statement::from_sql_and_values(DbBackend::Sqlite, explain, values));
         let lines = rows.await.unwrap().into_iter().map(|row| row.try_get::<String>("", "detail").unwrap());
         lines.collect::<Vec<_>>().join("; ")
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{plan, scratch};
+    use super::*;
+    use crate::paging::keyset;
+    use sea_orm::{DbBackend, QueryTrait};
 
     /// Each page is one walk along one index, from where the page before ended: no sorting, no skipping.
     #[tokio::test]
     async fn every_page_is_one_walk_along_an_index() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("store.db").display());
-        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
-        store.migrate().await.unwrap();
+        let (store, _folder) = scratch().await;
         let organization = OrganizationId::parse("acme").unwrap();
         let space = Scope::Space(sallyport_domain::id::SpaceId::parse("prod").unwrap());
 

@@ -25,10 +25,11 @@ use crate::store::{Store, read_revision, retry, timed};
 const CHUNK: usize = 2_000;
 
 impl Store {
-    /// All configuration, at one revision. A trust that no longer compiles is logged and left out: it matches nothing.
+    /// All configuration, at one revision. A row that cannot be read, or a trust that no longer compiles, is logged and left
+    /// out: nothing is granted by it.
     ///
     /// # Errors
-    /// When the database does not answer, or a row of another table cannot be read.
+    /// When the database does not answer.
     pub async fn load_snapshot(&self) -> Result<Snapshot, StoreError> {
         let load = retry(|| async {
             let transaction = self.begin_snapshot().await?;
@@ -74,20 +75,16 @@ async fn advance_in(db: &impl ConnectionTrait, base: &Snapshot) -> Result<Snapsh
 async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
     let revision = read_revision(db).await?;
     let mut changes = Vec::new();
-    for row in organization::Entity::find().all(db).await? {
-        let value = row.read()?;
+    for value in organization::Entity::find().all(db).await?.into_iter().filter_map(|row| readable(row.read())) {
         changes.push(Change::Organization(value.id.clone(), Some(Arc::new(value))));
     }
-    for row in space::Entity::find().all(db).await? {
-        let value = row.read()?;
+    for value in space::Entity::find().all(db).await?.into_iter().filter_map(|row| readable(row.read())) {
         changes.push(Change::Space(value.id.clone(), Some(Arc::new(value))));
     }
-    for row in role::Entity::find().all(db).await? {
-        let value = row.read()?;
+    for value in role::Entity::find().all(db).await?.into_iter().filter_map(|row| readable(row.read())) {
         changes.push(Change::Role(value.organization.clone(), value.name.clone(), Some(Arc::new(value))));
     }
-    for row in api_token::Entity::find().all(db).await? {
-        let value = row.read()?;
+    for value in api_token::Entity::find().all(db).await?.into_iter().filter_map(|row| readable(row.read())) {
         changes.push(Change::ApiToken(value.id, Some(Arc::new(value))));
     }
     for row in revoked_credential::Entity::find().all(db).await? {
@@ -98,14 +95,14 @@ async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
     let mut after = None;
     while let Some(rows) = next_chunk::<service_account::Entity>(db, service_account::Column::Id, after).await? {
         after = rows.last().map(|row| row.id);
-        let values = rows.into_iter().map(service_account::Model::read).collect::<Result<Vec<_>, _>>()?;
-        snapshot = snapshot.with(revision, values.into_iter().map(|v| Change::ServiceAccount(v.id, Some(Arc::new(v)))));
+        let values = rows.into_iter().filter_map(|row| readable(row.read()));
+        snapshot = snapshot.with(revision, values.map(|v| Change::ServiceAccount(v.id, Some(Arc::new(v)))));
     }
     let mut after = None;
     while let Some(rows) = next_chunk::<provider::Entity>(db, provider::Column::Id, after).await? {
         after = rows.last().map(|row| row.id);
-        let values = rows.into_iter().map(provider::Model::read).collect::<Result<Vec<_>, _>>()?;
-        snapshot = snapshot.with(revision, values.into_iter().map(|v| Change::Provider(v.id, Some(Arc::new(v)))));
+        let values = rows.into_iter().filter_map(|row| readable(row.read()));
+        snapshot = snapshot.with(revision, values.map(|v| Change::Provider(v.id, Some(Arc::new(v)))));
     }
     let statuses = subject_status::Entity::find().all(db).await?;
     snapshot = snapshot.with(revision, statuses.into_iter().map(|row| Change::Subject(Arc::new(row.read()))));
@@ -158,7 +155,7 @@ pub(crate) async fn changes_of(
     )
     .await?;
     for id in named.organizations {
-        let value = found.remove(id.as_str()).map(organization::Model::read).transpose()?;
+        let value = found.remove(id.as_str()).and_then(|row| readable(row.read()));
         changes.push(Change::Organization(id, value.map(Arc::new)));
     }
     let mut found =
@@ -167,12 +164,12 @@ pub(crate) async fn changes_of(
         })
         .await?;
     for id in named.spaces {
-        let value = found.remove(id.as_str()).map(space::Model::read).transpose()?;
+        let value = found.remove(id.as_str()).and_then(|row| readable(row.read()));
         changes.push(Change::Space(id, value.map(Arc::new)));
     }
     for (organization, name) in named.roles {
         let row = role::Entity::find_by_id((organization.to_string(), name.to_string())).one(db).await?;
-        let value = row.map(role::Model::read).transpose()?;
+        let value = row.and_then(|row| readable(row.read()));
         changes.push(Change::Role(organization, name, value.map(Arc::new)));
     }
     let mut found = by_key::<service_account::Entity, _, _>(
@@ -183,14 +180,14 @@ pub(crate) async fn changes_of(
     )
     .await?;
     for id in named.accounts {
-        let value = found.remove(&id.0).map(service_account::Model::read).transpose()?;
+        let value = found.remove(&id.0).and_then(|row| readable(row.read()));
         changes.push(Change::ServiceAccount(id, value.map(Arc::new)));
     }
     let mut found =
         by_key::<api_token::Entity, _, _>(db, api_token::Column::Id, named.tokens.iter().map(|id| id.0), |row| row.id)
             .await?;
     for id in named.tokens {
-        let value = found.remove(&id.0).map(api_token::Model::read).transpose()?;
+        let value = found.remove(&id.0).and_then(|row| readable(row.read()));
         changes.push(Change::ApiToken(id, value.map(Arc::new)));
     }
 
@@ -199,7 +196,7 @@ pub(crate) async fn changes_of(
         by_key::<provider::Entity, _, _>(db, provider::Column::Id, named.providers.iter().map(|id| id.0), |row| row.id)
             .await?;
     for id in named.providers {
-        let value = found.remove(&id.0).map(provider::Model::read).transpose()?.map(Arc::new);
+        let value = found.remove(&id.0).and_then(|row| readable(row.read())).map(Arc::new);
         if let Some(value) = &value {
             providers.insert(id, Arc::clone(value));
             let before = base.provider(id);
@@ -276,6 +273,12 @@ where
         found.extend(rows.into_iter().map(|row| (key_of(&row), row)));
     }
     Ok(found)
+}
+
+/// What was read, unless it cannot be: written by a newer version, or by other hands. It is left out, as if it were not
+/// there, so that nothing is granted by it and all else goes on.
+fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
+    read.inspect_err(|error| tracing::error!(%error, "left out of the configuration: nothing is granted by it")).ok()
 }
 
 const fn revocation(row: &revoked_credential::Model) -> Change {

@@ -92,6 +92,11 @@ pub(crate) struct Keyset<C> {
 #[derive(Serialize, Deserialize)]
 struct Cursor(String, Key, Key);
 
+/// The cursor of a page that ends there.
+pub(crate) fn end_cursor(order: &str, sort: Key, id: Key) -> Result<String, StoreError> {
+    encode(&Cursor(order.to_owned(), sort, id))
+}
+
 fn encode(cursor: &Cursor) -> Result<String, StoreError> {
     let json = serde_json::to_vec(cursor).map_err(|error| StoreError::Database(error.to_string()))?;
     Ok(URL_SAFE_NO_PAD.encode(json))
@@ -147,7 +152,7 @@ pub(crate) async fn page<E: EntityTrait>(
         .last()
         .map(|last| {
             let (sort, id) = key_of(last);
-            encode(&Cursor(order.name.to_owned(), sort, id))
+            end_cursor(order.name, sort, id)
         })
         .transpose()?;
     Ok(Page { items, end_cursor, has_next })
@@ -159,7 +164,7 @@ pub(crate) const ID: Key = Key::Id(Uuid::nil());
 
 #[cfg(test)]
 pub(crate) fn cursor(name: &str, sort: Key, id: Key) -> String {
-    encode(&Cursor(name.to_owned(), sort, id)).unwrap()
+    end_cursor(name, sort, id).unwrap()
 }
 
 #[cfg(test)]

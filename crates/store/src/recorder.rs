@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_domain::entropy::SystemEntropy;
+use sallyport_domain::event::Event;
 use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::scope::Scope;
@@ -30,7 +31,7 @@ use crate::change::Changed;
 use crate::entity::{configuration_change, exchange, replay_use, subject_status, trust_usage};
 use crate::error::StoreError;
 use crate::feed::Configuration;
-use crate::store::{Store, choose_lane, hold_revision, retry, timed};
+use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
 
 /// Most records of one commit.
 const BATCH: usize = 512;
@@ -42,7 +43,7 @@ const _: () = assert!(BATCH * COLUMNS <= PARAMETERS);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available.
-const COMMIT: Duration = Duration::from_secs(5);
+pub(crate) const COMMIT: Duration = Duration::from_secs(5);
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -174,10 +175,14 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
         };
         match outcome {
-            Ok(outcomes) => {
+            Ok((outcomes, held)) => {
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
                     let _ = job.reply.send(Ok(outcome));
+                    if outcome == Recorded::Durable {
+                        let time = held.on_record(job.record.time);
+                        store.tell(|| Event::Exchange(Box::new(ExchangeRecord { time, ..job.record })));
+                    }
                 }
             }
             Err(error) if !error.is_transient() && jobs.len() > 1 => {
@@ -196,16 +201,17 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
     }
 }
 
-/// One transaction: what became of each job, in order.
+/// One transaction: what became of each job, in order, and what was held.
 async fn commit(
     store: &Store,
     configuration: &Configuration,
     lane: i64,
     jobs: &[Job],
-) -> Result<Vec<Recorded>, StoreError> {
+) -> Result<(Vec<Recorded>, Held), StoreError> {
     let transaction = store.begin_write().await?;
     let began = Instant::now();
-    let revision = hold_revision(&transaction, lane).await?;
+    let held = hold_revision(&transaction, lane).await?;
+    let revision = held.revision;
     configuration.confirm(revision, began);
     let oldest = jobs.iter().filter(|job| job.record.granted).map(|job| job.revision).min();
     let since = Since::read(&transaction, oldest.unwrap_or(revision), revision).await?;
@@ -240,10 +246,14 @@ async fn commit(
     }
 
     let kept = || jobs.iter().zip(&outcomes).filter(|(_, o)| **o == Recorded::Durable).map(|(job, _)| &job.record);
-    let rows: Vec<exchange::ActiveModel> = kept().map(|r| exchange::Model::of(r).into_active_model()).collect();
+    let row = |record: &ExchangeRecord| {
+        let time = held.on_record(record.time).micros();
+        exchange::Model { time, ..exchange::Model::of(record) }.into_active_model()
+    };
+    let rows: Vec<exchange::ActiveModel> = kept().map(row).collect();
     if rows.is_empty() {
         transaction.rollback().await?;
-        return Ok(outcomes);
+        return Ok((outcomes, held));
     }
     exchange::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
 
@@ -251,7 +261,7 @@ async fn commit(
     let mut usages: BTreeMap<Uuid, trust_usage::Model> = BTreeMap::new();
     for record in kept().filter(|record| record.granted) {
         let Some(trust) = record.trust else { continue };
-        let at = record.time.micros();
+        let at = held.on_record(record.time).micros();
         let usage = usages.entry(trust.0).or_insert_with(|| trust_usage::Model {
             trust_id: trust.0,
             scope: record.scope.key(),
@@ -272,7 +282,7 @@ async fn commit(
             .await?;
     }
     transaction.commit().await?;
-    Ok(outcomes)
+    Ok((outcomes, held))
 }
 
 /// What has changed up to the revision of now.

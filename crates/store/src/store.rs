@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use sallyport_domain::clock::Timestamp;
 use sallyport_domain::entropy::Entropy;
+use sallyport_domain::event::Event;
 use sea_orm::sqlx::Connection as _;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
     IsolationLevel, QuerySelect, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
@@ -68,6 +71,8 @@ struct Pools {
     reader: DatabaseConnection,
     /// The change feed.
     feed: DatabaseConnection,
+    /// Where durable events are told as well.
+    events: OnceLock<mpsc::Sender<Event>>,
 }
 
 impl Store {
@@ -83,6 +88,7 @@ impl Store {
                 writer: open_sqlite(&options.url, 1, false).await?,
                 reader: open_sqlite(&options.url, connections - 2, true).await?,
                 feed: open_sqlite(&options.url, 1, true).await?,
+                events: OnceLock::new(),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
@@ -91,6 +97,7 @@ impl Store {
                 writer: open_postgres(&url, writers, IDLE_WRITING).await?,
                 reader: open_postgres(&url, (connections - writers - FEED_CONNECTIONS).max(1), IDLE_POSTGRES).await?,
                 feed: open_postgres(&url, FEED_CONNECTIONS, IDLE_POSTGRES).await?,
+                events: OnceLock::new(),
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
@@ -116,6 +123,10 @@ impl Store {
                 tracing::warn!(%error, "closing the database");
             }
         }
+    }
+
+    pub(crate) fn events(&self) -> &OnceLock<mpsc::Sender<Event>> {
+        &self.0.events
     }
 
     pub(crate) fn writer(&self) -> &DatabaseConnection {
@@ -170,8 +181,41 @@ pub(crate) async fn timed<T>(operation: &'static str, work: impl Future<Output =
 }
 
 pub(crate) async fn read_revision(db: &impl sea_orm::ConnectionTrait) -> Result<i64, StoreError> {
-    let row = configuration_revision::Entity::find_by_id(configuration_revision::ONLY).one(db).await?;
-    revision_of(row, configuration_revision::ONLY)
+    use configuration_revision::{Column, Entity, ONLY};
+    // This column only: it is read as well before a copy of an older version is brought to this version's schema.
+    let revision = Entity::find_by_id(ONLY).select_only().column(Column::Revision).into_tuple().one(db).await?;
+    revision.ok_or_else(|| missing_row(ONLY))
+}
+
+/// The row that is read.
+pub(crate) async fn read_held(db: &impl sea_orm::ConnectionTrait) -> Result<Held, StoreError> {
+    use configuration_revision::{Entity, ONLY};
+    Entity::find_by_id(ONLY).one(db).await?.as_ref().map(Held::of).ok_or_else(|| missing_row(ONLY))
+}
+
+/// What a transaction knows that puts something on record; it stays as it is until that ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    /// The revision of the configuration.
+    pub(crate) revision: i64,
+    /// Up to when the record is settled: see [`crate::events`].
+    settled: Timestamp,
+}
+
+impl Held {
+    /// Up to when the record is settled.
+    pub(crate) const fn settled(self) -> Timestamp {
+        self.settled
+    }
+
+    pub(crate) const fn of(row: &configuration_revision::Model) -> Self {
+        Self { revision: row.revision, settled: Timestamp::from_micros(row.settled) }
+    }
+
+    /// When something that happened at `time` is put on record: then, unless that time is settled.
+    pub(crate) fn on_record(self, time: Timestamp) -> Timestamp {
+        time.max(Timestamp::from_micros(self.settled.micros().saturating_add(1)))
+    }
 }
 
 /// The revision, which then stays as it is until this transaction ends: a mutation that is in flight is waited for, and a
@@ -185,9 +229,9 @@ pub(crate) async fn read_revision(db: &impl sea_orm::ConnectionTrait) -> Result<
 /// before it, never for those that come later. Recorders that happen to share a lane take turns; nothing else changes for
 /// them. There is no deadlock: recorders hold one lane, mutations let each other on by the first row, and both take these
 /// rows before they touch anything else that the other writes.
-pub(crate) async fn hold_revision(db: &impl sea_orm::ConnectionTrait, lane: i64) -> Result<i64, StoreError> {
+pub(crate) async fn hold_revision(db: &impl sea_orm::ConnectionTrait, lane: i64) -> Result<Held, StoreError> {
     let row = configuration_revision::Entity::find_by_id(lane).lock_exclusive().one(db).await?;
-    revision_of(row, lane)
+    row.as_ref().map(Held::of).ok_or_else(|| missing_row(lane))
 }
 
 /// A lane to hold, at random.
@@ -197,12 +241,8 @@ pub(crate) fn choose_lane(entropy: &impl Entropy) -> i64 {
     configuration_revision::ONLY + 1 + i64::from(byte[0]) % sallyport_migrations::REVISION_LANES
 }
 
-fn revision_of(row: Option<configuration_revision::Model>, id: i64) -> Result<i64, StoreError> {
-    row.map(|row| row.revision).ok_or_else(|| StoreError::Corrupt {
-        table: "configuration_revision",
-        id: id.to_string(),
-        what: "the row is missing".into(),
-    })
+pub(crate) fn missing_row(id: i64) -> StoreError {
+    StoreError::Corrupt { table: "configuration_revision", id: id.to_string(), what: "the row is missing".into() }
 }
 
 /// Runs a whole transaction, and runs it again when it lost against another: SQLite's lock, a deadlock, or a serialisation
@@ -337,7 +377,7 @@ mod tests {
         };
         let hold = |store: Store| async move {
             let group = store.begin_write().await.unwrap();
-            let revision = hold_revision(&group, 2).await.unwrap();
+            let revision = hold_revision(&group, 2).await.unwrap().revision;
             (group, revision)
         };
         let (first, revision) = hold(store.clone()).await;
@@ -346,7 +386,7 @@ mod tests {
             let store = store.clone();
             async move {
                 let mutation = store.begin_write().await.unwrap();
-                assert!(crate::change::advance_revision(&mutation, 0).await.unwrap());
+                assert!(crate::change::advance_revision(&mutation, 0).await.unwrap().is_some());
                 mutation.commit().await.unwrap();
             }
         });

@@ -27,13 +27,13 @@ use sallyport_domain::snapshot::Snapshot;
 use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sallyport_store::{
-    AuditEntry, BindingOrder, BindingOrderField, Configuration, Constraint, ExchangeFilter, KeyRow, MutateError,
-    PageRequest, RecordError, Recorded, Recorder, RecorderOptions, Store, StoreError, StoreOptions, Write,
-    binding_fingerprint,
+    AuditEntry, BindingOrder, BindingOrderField, Configuration, Constraint, Event, EventFilter, ExchangeFilter, KeyRow,
+    MutateError, PageRequest, RecordError, Recorded, Recorder, RecorderOptions, Schema, Store, StoreError,
+    StoreOptions, Write, binding_fingerprint,
 };
 use sallyport_testkit::Postgres;
 use sea_orm::{
-    ConnectionTrait, Database, DatabaseTransaction, DbBackend, SqliteTransactionMode, TransactionOptions,
+    ConnectionTrait, Database, DatabaseTransaction, DbBackend, SqliteTransactionMode, Statement, TransactionOptions,
     TransactionTrait,
 };
 use tokio::time::timeout;
@@ -65,6 +65,45 @@ impl Db {
         Self { store, options, _folder: folder }
     }
 
+    /// The same database after a version to come has migrated it, by the rules of `sallyport_migrations`: columns, tables and
+    /// an index that this version does not know.
+    async fn of_tomorrow(self) -> Self {
+        let mut all = String::new();
+        for table in self.tables().await {
+            all += &format!("ALTER TABLE {table} ADD COLUMN tomorrow_number BIGINT NOT NULL DEFAULT 7;");
+            all += &format!("ALTER TABLE {table} ADD COLUMN tomorrow_text TEXT NULL;");
+            all += &format!("CREATE INDEX ix_{table}_tomorrow ON {table} (tomorrow_number);");
+        }
+        all += "CREATE TABLE tomorrow (id BIGINT PRIMARY KEY, trust_id UUID NULL);";
+        all += &format!("INSERT INTO seaql_migrations (version, applied_at) VALUES ('{TOMORROW}', 0)");
+        self.sql(&format!("BEGIN;{all};COMMIT")).await;
+        assert_eq!(self.store.schema().await, Ok(Schema::Ahead(vec![TOMORROW.into()])));
+        assert_eq!(self.store.migrate().await, Ok(vec![]), "there is nothing to do for this version, and it may start");
+        self
+    }
+
+    /// Every table of ours.
+    async fn tables(&self) -> Vec<String> {
+        let connection = Database::connect(&self.options.url).await.unwrap();
+        let sql = match connection.get_database_backend() {
+            DbBackend::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'seaql_migrations'",
+            _ => "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'seaql_migrations'",
+        };
+        let rows =
+            connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
+        connection.close().await.unwrap();
+        let tables: Vec<String> = rows.into_iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+        assert!(tables.len() > 15, "{tables:?}");
+        tables
+    }
+
+    /// Done by other hands.
+    async fn sql(&self, sql: &str) {
+        let connection = Database::connect(&self.options.url).await.unwrap();
+        connection.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection.close().await.unwrap();
+    }
+
     /// Another replica on the same database.
     async fn replica(&self) -> Store {
         Store::connect(&self.options).await.unwrap()
@@ -75,17 +114,37 @@ impl Db {
     }
 }
 
-macro_rules! conformance {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {$(
+/// A migration that this version does not know.
+const TOMORROW: &str = "m20991231_000001_tomorrow";
+
+macro_rules! on_both {
+    ($sqlite:ident, $postgres:ident, $prepared:expr; $($name:ident),* $(,)?) => {
+        mod $sqlite {$(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Db::sqlite().await).await }
+            async fn $name() { super::$name($prepared(super::Db::sqlite().await).await).await }
         )*}
-        mod postgres {$(
+        mod $postgres {$(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::$name(super::Db::postgres().await).await }
+            async fn $name() { super::$name($prepared(super::Db::postgres().await).await).await }
         )*}
     };
+}
+
+/// All that is read and written runs on this version's schema, and on that of a version to come: while replicas are replaced
+/// one by one, this version works with both.
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        on_both!(sqlite, postgres, std::future::ready; $($name),*);
+        on_both!(sqlite_of_tomorrow, postgres_of_tomorrow, super::Db::of_tomorrow; $($name),*);
+    };
+}
+
+on_both! {
+    sqlite_schema, postgres_schema, std::future::ready;
+    migrations_up_down_up,
+    replicas_migrate_together,
+    a_schema_from_too_far_ahead_is_refused,
+    a_schema_of_another_line_is_refused,
 }
 
 conformance! {
@@ -121,9 +180,14 @@ conformance! {
     hostile_text_harms_nobody,
     keys_of_replicas_that_start_together,
     bootstrap_happens_once,
-    expired_things_are_forgotten,
-    migrations_up_down_up,
-    replicas_migrate_together,
+    what_has_ended_is_forgotten,
+    what_is_old_is_forgotten_little_by_little,
+    a_collector_misses_nothing_and_gets_nothing_twice,
+    a_late_event_is_put_on_record_after_what_was_handed_out,
+    events_are_exported_by_scope_kind_and_time,
+    what_is_durable_is_told_and_nobody_waits_for_the_listener,
+    what_a_newer_version_wrote_is_left_out,
+    changes_of_a_kind_from_a_newer_version_are_caught_up_with,
 }
 
 fn now() -> Timestamp {
@@ -275,6 +339,7 @@ fn an_audit_entry(action: &str) -> AuditEntry {
         before: None,
         after: Some(serde_json::json!({"z": 1, "a": [null, "x"]})),
         request_id: Some("request-1".into()),
+        source_ip: Some("192.0.2.1".into()),
     }
 }
 
@@ -413,7 +478,8 @@ async fn everything_round_trips_and_goes(db: Db) {
         assert_eq!(snapshot.subject_status(provider.id, &status.subject).unwrap().as_ref(), &status);
         assert!(!snapshot.subject_disabled(provider.id, &status.subject.to_uppercase()));
     }
-    assert_eq!(db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items[0].action, "all");
+    let on_record = db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items.remove(0);
+    assert_eq!(on_record, AuditEntry { id: on_record.id, ..an_audit_entry("all") });
 
     // Replacing keeps nothing of what was there.
     let plain = ServiceAccount { id: account.id, ..an_account(space()) };
@@ -1331,7 +1397,9 @@ async fn keys_of_replicas_that_start_together(db: Db) {
     };
     let stores = [db.store.clone(), db.replica().await];
     let firsts = ["a", "b"].map(|id| [key(id, "current")]);
-    let won = futures_join((0..2).map(|n| stores[n].insert_keys_if_absent("token", &firsts[n]))).await;
+    let audit = || an_audit_entry("rotateKeys");
+    let entries = [audit(), audit()];
+    let won = futures_join((0..2).map(|n| stores[n].insert_keys_if_absent("token", &firsts[n], &entries[n]))).await;
     assert_eq!(won.iter().filter(|w| **w == Ok(true)).count(), 1, "{won:?}");
     let table = stores[1].load_keys().await.unwrap();
     assert_eq!(table.keys.len(), 1);
@@ -1341,9 +1409,10 @@ async fn keys_of_replicas_that_start_together(db: Db) {
     retired.state = "retired".into();
     retired.retires_at = Some(now());
     let put = [retired.clone(), key("c", "current")];
-    assert!(stores[0].apply_key_changes("token", version, &put, &[]).await.unwrap());
-    assert!(!stores[1].apply_key_changes("token", version, &[key("d", "current")], &[]).await.unwrap());
-    assert!(stores[1].apply_key_changes("token", version + 1, &[], &[retired.id]).await.unwrap());
+    assert!(stores[0].apply_key_changes("token", version, &put, &[], &audit()).await.unwrap());
+    assert!(!stores[1].apply_key_changes("token", version, &[key("d", "current")], &[], &audit()).await.unwrap());
+    assert!(stores[1].apply_key_changes("token", version + 1, &[], &[retired.id], &audit()).await.unwrap());
+    assert_eq!(db.store.count_audit(&space()).await.unwrap(), 3, "each change is on record, and no attempt");
     let ids: Vec<_> = stores[0].load_keys().await.unwrap().keys.into_iter().map(|k| k.id).collect();
     assert_eq!(ids, ["c"]);
 }
@@ -1362,43 +1431,278 @@ async fn bootstrap_happens_once(db: Db) {
     };
     let stores = [db.store.clone(), db.replica().await];
     let tokens = [token(), token()];
-    let won = futures_join((0..2).map(|n| stores[n].bootstrap(&tokens[n]))).await;
+    let entries = [an_audit_entry("bootstrap"), an_audit_entry("bootstrap")];
+    let won = futures_join((0..2).map(|n| stores[n].bootstrap(&tokens[n], &entries[n]))).await;
     assert_eq!(won.iter().filter(|w| **w == Ok(true)).count(), 1, "{won:?}");
     let winner = won.iter().position(|w| *w == Ok(true)).unwrap();
     let snapshot = configuration.refresh().await.unwrap();
     assert!(snapshot.api_token_by_hash(&tokens[winner].secret_hash).is_some());
     assert!(snapshot.api_token_by_hash(&tokens[1 - winner].secret_hash).is_none());
     write(&configuration, vec![Write::DeleteApiToken(tokens[winner].id)]).await;
-    assert_eq!(db.store.bootstrap(&token()).await, Ok(false));
+    assert_eq!(db.store.bootstrap(&token(), &an_audit_entry("bootstrap")).await, Ok(false));
+    assert_eq!(db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items, [entries[winner].clone()]);
     assert_eq!(db.store.installation_fact("check", "1").await.unwrap(), "1");
     assert_eq!(stores[1].installation_fact("check", "2").await.unwrap(), "1");
 }
 
-async fn expired_things_are_forgotten(db: Db) {
+async fn what_has_ended_is_forgotten(db: Db) {
     let configuration = db.configuration().await;
     let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
     let (provider, _, trust) = furnished(&configuration).await;
     let kept = CredentialId(fresh());
-    let writes = [now(), now().plus_seconds(100)].into_iter().zip([CredentialId(fresh()), kept]);
+    let writes = [now(), now(), now(), now().plus_seconds(100)].into_iter();
+    let writes = writes.zip([CredentialId(fresh()), CredentialId(fresh()), CredentialId(fresh()), kept]);
     write(&configuration, writes.map(|(until, id)| Write::RevokeCredential { id, until }).collect()).await;
     let replay = ReplayKey { until: now(), ..a_replay_key(provider.id) };
     let grant = ExchangeRecord { replay: Some(replay), ..a_grant(&trust) };
     assert_eq!(recorder.record(grant, 2).await, Ok(Recorded::Durable));
-    assert_eq!(db.store.purge_expired(now()).await.unwrap(), 0);
-    assert_eq!(db.store.purge_expired(now().plus_seconds(1)).await.unwrap(), 2);
+    assert_eq!(db.store.purge_ended(now(), 10).await, Ok(0));
+    let ended = now().plus_seconds(1);
+    for gone in [3, 1, 0] {
+        assert_eq!(db.store.purge_ended(ended, 2).await, Ok(gone), "at most two of each at a time");
+    }
     assert!(db.store.load_snapshot().await.unwrap().is_revoked(kept));
     // What was said about a subject goes when it means nothing any more: enabled, and all that it ended would have ended.
     let status = SubjectStatus { credentials_not_before: Some(now()), ..a_status(&provider) };
     let disabled = SubjectStatus { subject: "disabled".into(), disabled: true, ..status.clone() };
     write(&configuration, vec![Write::PutSubjectStatus(status), Write::PutSubjectStatus(disabled)]).await;
-    assert_eq!(db.store.purge_expired(now().plus_seconds(86_400)).await.unwrap(), 1, "the other revocation");
-    assert_eq!(db.store.purge_expired(now().plus_seconds(86_401)).await.unwrap(), 1);
+    assert_eq!(db.store.purge_ended(now().plus_seconds(86_400), 10).await, Ok(1), "the other revocation");
+    assert_eq!(db.store.purge_ended(now().plus_seconds(86_401), 10).await, Ok(1));
     let left = db.store.list_subject_statuses(provider.id, &PageRequest::default()).await.unwrap();
     assert_eq!(left.items.iter().map(|s| s.subject.as_str()).collect::<Vec<_>>(), ["disabled"]);
     assert_eq!(db.store.count_subject_statuses(provider.id).await.unwrap(), 1);
+    // A use of a trust that is gone.
+    assert_eq!(db.store.purge_orphans(10).await, Ok(0));
     assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
-    assert_eq!(db.store.purge_exchanges(now()).await.unwrap(), 0);
-    assert_eq!(db.store.purge_exchanges(now().plus_seconds(1)).await.unwrap(), 1);
+    db.sql("DELETE FROM trusts").await;
+    assert_eq!(db.store.purge_orphans(10).await, Ok(1));
+    assert!(db.store.last_used(&[trust.id]).await.unwrap().is_empty());
+}
+
+async fn what_is_old_is_forgotten_little_by_little(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, account, trust) = furnished(&configuration).await;
+    let day = 86_400;
+    let lives = a_grant(&trust);
+    let living = IssuedCredential { expires_at: now().plus_seconds(day), ..lives.credential.clone().unwrap() };
+    let lives = ExchangeRecord { time: now().plus_seconds(-9), credential: Some(living.clone()), ..lives };
+    assert_eq!(recorder.record(lives.clone(), 1).await, Ok(Recorded::Durable));
+    for age in [5, 4, 3, 2, 1] {
+        let record = ExchangeRecord { time: now().plus_seconds(-age), ..a_refusal(space(), None) };
+        assert_eq!(recorder.record(record, 1).await, Ok(Recorded::Durable));
+        let entry = AuditEntry { time: now().plus_seconds(-age), ..an_audit_entry("old") };
+        write(&configuration, vec![Write::Audit(entry)]).await;
+    }
+    assert_eq!(recorder.record(a_refusal(space(), None), 1).await, Ok(Recorded::Durable));
+    write(&configuration, vec![Write::Audit(an_audit_entry("new"))]).await;
+    for gone in [2, 2, 1, 0] {
+        assert_eq!(db.store.purge_exchanges(now(), now(), 2).await, Ok(gone));
+        assert_eq!(db.store.purge_changes(now(), 2).await, Ok(gone));
+    }
+    let left = db.store.list_exchanges(&ExchangeFilter::of(space()), &PageRequest::default()).await.unwrap();
+    assert_eq!(left.items.len(), 2);
+    // Old as it is, its credential lives: it can still be looked up, and revoked.
+    assert!(db.store.find_credential(&space(), account.id, living.id).await.unwrap().is_some());
+    assert_eq!(db.store.list_audit(&space(), &PageRequest::default()).await.unwrap().items[0].action, "new");
+    let ended = living.expires_at.plus_seconds(1);
+    assert_eq!(db.store.purge_exchanges(now(), ended, 2).await, Ok(1));
+    // Two replicas at once do not get in each other's way.
+    let entries = (0..40).map(|_| Write::Audit(an_audit_entry("old"))).collect();
+    write(&configuration, entries).await;
+    let stores = [db.store.clone(), db.replica().await];
+    let purging = stores.iter().map(|store| async move {
+        let mut gone = 0;
+        loop {
+            match store.purge_changes(ended, 3).await.unwrap() {
+                0 => return gone,
+                some => gone += some,
+            }
+        }
+    });
+    assert_eq!(futures_join(purging).await.iter().sum::<u64>(), 41);
+}
+
+fn everything() -> EventFilter {
+    EventFilter::of(Scope::Platform)
+}
+
+/// Three replicas whose clocks are two minutes apart, recording while a collector asks now one and now another.
+async fn a_collector_misses_nothing_and_gets_nothing_twice(db: Db) {
+    const EACH: i64 = 40;
+    let configuration = db.configuration().await;
+    furnished(&configuration).await;
+    let written = Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    let mut replicas = Vec::new();
+    for skew in [-60, 0, 60] {
+        let store = db.replica().await;
+        let configuration = Configuration::start(store.clone()).await.unwrap();
+        let recorder = Recorder::start(store, Arc::clone(&configuration), RecorderOptions::default());
+        replicas.push((skew, configuration, recorder));
+    }
+    let mut writers = Vec::new();
+    for (skew, configuration, recorder) in replicas {
+        let written = Arc::clone(&written);
+        writers.push(tokio::spawn(async move {
+            for n in 0..EACH {
+                let time = now().plus_seconds(skew + n);
+                let record = ExchangeRecord { time, ..a_refusal(space(), None) };
+                assert_eq!(recorder.record(record.clone(), 0).await, Ok(Recorded::Durable));
+                let entry = AuditEntry { time, ..an_audit_entry("written") };
+                write(&configuration, vec![Write::Audit(entry.clone())]).await;
+                written.lock().unwrap().extend([record.id.0, entry.id]);
+            }
+        }));
+    }
+    let readers = [db.store.clone(), db.replica().await];
+    let mut read: Vec<(Timestamp, Uuid)> = Vec::new();
+    let mut after = None;
+    let mut polls = 0;
+    loop {
+        // Before the last look, so that what was written before it is surely to be seen.
+        let done = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        polls += 1;
+        // The collector's own clock, past what the slow one writes, a second on at every poll; at the end, past everything.
+        let clock = now().plus_seconds(if done { 10_000 } else { 20 + polls });
+        // Large enough to keep up, and sometimes so small that a page ends anywhere.
+        let request = PageRequest { first: if polls % 3 == 0 { 7 } else { 1_000 }, after: after.clone() };
+        let reader = &readers[usize::try_from(polls % 2).unwrap()];
+        let page = reader.export_events(&everything(), &request, clock).await.unwrap();
+        read.extend(page.items.iter().map(|event| (event.time(), event.id())));
+        assert!(page.end_cursor.is_some() || page.items.is_empty());
+        after = page.end_cursor;
+        if done && !page.has_next && page.items.is_empty() {
+            break;
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(read.is_sorted(), "oldest first");
+    let ids: BTreeSet<Uuid> = read.iter().map(|(_, id)| *id).collect();
+    assert_eq!(ids.len(), read.len(), "nothing twice");
+    let written = written.lock().unwrap();
+    assert_eq!(written.difference(&ids).count(), 0, "nothing missed");
+    assert_eq!(ids.difference(&written).count(), 0, "nothing else");
+}
+
+async fn a_late_event_is_put_on_record_after_what_was_handed_out(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    let request = PageRequest::default();
+    let early = ExchangeRecord { time: now(), ..a_refusal(space(), None) };
+    assert_eq!(recorder.record(early.clone(), 0).await, Ok(Recorded::Durable));
+    let page = db.store.export_events(&everything(), &request, now().plus_seconds(5)).await.unwrap();
+    assert_eq!((page.items.len(), page.end_cursor), (0, None), "it could still be overtaken");
+    let page = db.store.export_events(&everything(), &request, now().plus_seconds(30)).await.unwrap();
+    assert_eq!(page.items, [Event::Exchange(Box::new(early))]);
+
+    // Handed out up to twenty seconds from now; these took longer, or come from a machine whose clock is behind.
+    let late = ExchangeRecord { time: now().plus_seconds(3), ..a_grant(&trust) };
+    assert_eq!(recorder.record(late.clone(), 1).await, Ok(Recorded::Durable));
+    let entry = an_audit_entry("late");
+    write(&configuration, vec![Write::Audit(entry.clone())]).await;
+    let with_a_change = an_audit_entry("late too");
+    write(&configuration, vec![put_trust(&trust), Write::Audit(with_a_change.clone())]).await;
+    let after = PageRequest { after: page.end_cursor.clone(), ..PageRequest::default() };
+    let page = db.store.export_events(&everything(), &after, now().plus_seconds(60)).await.unwrap();
+    let just_after = Timestamp::from_micros(now().plus_seconds(20).micros() + 1);
+    assert_eq!(page.items.iter().map(Event::time).collect::<Vec<_>>(), [just_after; 3]);
+    let ids: BTreeSet<Uuid> = page.items.iter().map(Event::id).collect();
+    assert_eq!(ids, BTreeSet::from([late.id.0, entry.id, with_a_change.id]));
+    assert_eq!(db.store.last_used(&[trust.id]).await.unwrap()[&trust.id], just_after);
+    // The cursor of an empty page goes on where it was.
+    let after = PageRequest { after: page.end_cursor.clone(), ..PageRequest::default() };
+    let page = db.store.export_events(&everything(), &after, now().plus_seconds(600)).await.unwrap();
+    assert_eq!((page.items.len(), page.has_next, page.end_cursor), (0, false, after.after));
+}
+
+async fn events_are_exported_by_scope_kind_and_time(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    furnished(&configuration).await;
+    let scopes = [(space(), Some(organization_id())), (other_space(), None), (Scope::Platform, None)];
+    for (number, (scope, organization)) in (0..).zip(scopes) {
+        let time = now().plus_seconds(number);
+        let record = ExchangeRecord { time, ..a_refusal(scope.clone(), organization.clone()) };
+        assert_eq!(recorder.record(record, 0).await, Ok(Recorded::Durable));
+        let entry = AuditEntry { time, scope, organization, ..an_audit_entry("change") };
+        write(&configuration, vec![Write::Audit(entry)]).await;
+    }
+    let count = async |filter: EventFilter| {
+        let page = db.store.export_events(&filter, &PageRequest::first(1_000), now().plus_seconds(100)).await.unwrap();
+        page.items.len()
+    };
+    assert_eq!(count(everything()).await, 6);
+    assert_eq!(count(EventFilter::of(Scope::Organization(organization_id()))).await, 2);
+    assert_eq!(count(EventFilter::of(space())).await, 2);
+    assert_eq!(count(EventFilter { changes: false, ..everything() }).await, 3);
+    assert_eq!(count(EventFilter { exchanges: false, ..everything() }).await, 3);
+    assert_eq!(count(EventFilter { since: Some(now().plus_seconds(1)), ..everything() }).await, 4);
+    assert_eq!(count(EventFilter { until: Some(now().plus_seconds(1)), ..everything() }).await, 2);
+    let foreign = db.store.list_exchanges(&ExchangeFilter::of(Scope::Platform), &PageRequest::first(1)).await.unwrap();
+    let request = PageRequest { after: foreign.end_cursor, ..PageRequest::default() };
+    assert_eq!(db.store.export_events(&everything(), &request, now()).await, Err(StoreError::BadCursor));
+}
+
+async fn what_is_durable_is_told_and_nobody_waits_for_the_listener(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, _, trust) = furnished(&configuration).await;
+    let mut told = db.store.stream_events(3).unwrap();
+    assert!(db.store.stream_events(3).is_none(), "one listener");
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let grant = ExchangeRecord { replay: Some(a_replay_key(provider.id)), ..a_grant(&trust) };
+    assert_eq!(recorder.record(grant.clone(), 1).await, Ok(Recorded::Durable));
+    let again = ExchangeRecord { id: ExchangeId(fresh()), ..grant.clone() };
+    assert_eq!(recorder.record(again, 1).await, Ok(Recorded::Replayed), "not on record, and so not told");
+    let entry = an_audit_entry("told");
+    write(&configuration, vec![put_trust(&trust), Write::Audit(entry.clone())]).await;
+    let overtaken = try_write(&configuration, vec![Write::Audit(entry.clone())]).await;
+    assert!(overtaken.is_err(), "its id exists: refused, and not told");
+    assert_eq!(told.recv().await, Some(Event::Exchange(Box::new(grant))));
+    assert_eq!(told.recv().await, Some(Event::Change(Box::new(entry))));
+    // It stops listening; what is recorded goes on.
+    for _ in 0..5 {
+        assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Ok(Recorded::Durable));
+    }
+    assert_eq!(told.len(), 3);
+}
+
+async fn what_a_newer_version_wrote_is_left_out(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    let kept = a_provider(space(), "https://another.example");
+    write(&configuration, vec![Write::PutProvider(kept.clone())]).await;
+    db.sql(&format!("UPDATE providers SET kind = 'TELEPATHY' WHERE issuer = '{}'", provider.issuer.as_str())).await;
+    // Read as a whole, and as a change.
+    write(&configuration, vec![put_trust(&trust)]).await;
+    let reloaded = db.store.load_snapshot().await.unwrap();
+    assert!(reloaded.provider(provider.id).is_none() && reloaded.provider(kept.id).is_some());
+    assert!(reloaded.candidate(trust.id).is_none(), "nothing is granted by what cannot be read");
+    assert!(reloaded.service_account(account.id).is_some());
+    db.sql(&format!("UPDATE service_accounts SET roles = '[\"tomorrow\"]' WHERE name = '{}'", account.name)).await;
+    db.sql("UPDATE configuration_revision SET revision = revision + 1").await;
+    let (revision, id) = (configuration.current().unwrap().revision() + 1, account.id);
+    db.sql(&format!(
+        "INSERT INTO configuration_changes (revision, kind, key) VALUES ({revision}, 'service_account', '{id}')"
+    ))
+    .await;
+    assert!(configuration.refresh().await.unwrap().service_account(account.id).is_none());
+    assert!(configuration.current().is_ok(), "all else goes on");
+}
+
+async fn changes_of_a_kind_from_a_newer_version_are_caught_up_with(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    db.sql("UPDATE configuration_revision SET revision = 2").await;
+    db.sql("INSERT INTO configuration_changes (revision, kind, key) VALUES (2, 'tomorrow', 'x')").await;
+    // What it means cannot be told: whatever rests on older configuration is decided again.
+    assert_eq!(recorder.record(a_grant(&trust), 1).await, Ok(Recorded::Superseded));
+    assert_eq!(configuration.refresh().await.unwrap().revision(), 2);
+    assert_eq!(recorder.record(a_grant(&trust), 2).await, Ok(Recorded::Durable));
+    assert_eq!(write(&configuration, vec![put_trust(&trust)]).await.revision(), 3);
 }
 
 async fn migrations_up_down_up(db: Db) {
@@ -1415,16 +1719,63 @@ async fn migrations_up_down_up(db: Db) {
 }
 
 async fn replicas_migrate_together(db: Db) {
+    assert_eq!(db.store.schema().await, Ok(Schema::Current));
     db.store.migrate_down().await.unwrap();
+    let Ok(Schema::Behind(all)) = db.store.schema().await else { panic!("nothing is applied") };
     let mut starting = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let store = db.replica().await;
         starting.push(tokio::spawn(async move { store.migrate().await }));
     }
     for replica in starting {
         replica.await.unwrap().unwrap();
     }
+    assert_eq!(db.store.schema().await, Ok(Schema::Current));
+    let connection = Database::connect(&db.options.url).await.unwrap();
+    let count = async |table: &str| {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let row = connection.query_one_raw(Statement::from_string(connection.get_database_backend(), sql)).await;
+        row.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap()
+    };
+    assert_eq!(count("seaql_migrations").await, i64::try_from(all.len()).unwrap(), "each once");
+    assert_eq!(count("configuration_revision").await, 17, "what a migration inserts is there once");
     assert_eq!(db.store.load_snapshot().await.unwrap().revision(), 0);
+}
+
+async fn a_schema_from_too_far_ahead_is_refused(db: Db) {
+    let db = db.of_tomorrow().await;
+    db.sql(&format!("UPDATE installation SET value = '{TOMORROW}' WHERE key = 'oldest_program'")).await;
+    let refusal = db.store.migrate().await.unwrap_err();
+    assert!(matches!(&refusal, StoreError::Schema(_)) && !refusal.is_transient());
+    let words = refusal.to_string();
+    assert!(words.contains(TOMORROW) && words.contains("this one knows up to"), "{words}");
+    assert_eq!(db.store.schema().await, Err(refusal));
+}
+
+async fn a_schema_of_another_line_is_refused(db: Db) {
+    db.sql(&format!("UPDATE seaql_migrations SET version = '{TOMORROW}' WHERE version LIKE '%_record'")).await;
+    let words = db.store.migrate().await.unwrap_err().to_string();
+    assert!(words.contains("another line of versions") && words.contains("_record"), "{words}");
+}
+
+/// Operators migrate with a role that may, and serve with one that may only read and write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_may_not_change_the_schema_can_start_on_one_that_is_up_to_date() {
+    let db = Db::postgres().await;
+    let role = format!("server_{}", fresh().simple());
+    for sql in [
+        format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'"),
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC".to_owned(),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),
+    ] {
+        db.sql(&sql).await;
+    }
+    let (_, server) = db.options.url.split_once('@').unwrap();
+    let url = format!("postgres://{role}:secret@{server}");
+    let store = Store::connect(&StoreOptions { url, ..db.options.clone() }).await.unwrap();
+    assert_eq!(store.migrate().await, Ok(vec![]));
+    let configuration = Configuration::start(store).await.unwrap();
+    write(&configuration, vec![Write::PutOrganization(an_organization())]).await;
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 use sea_orm::entity::prelude::*;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::event::AuditEntry;
 use sallyport_domain::id::OrganizationId;
 
 use super::Row;
-use crate::change::AuditEntry;
 use crate::error::StoreError;
 
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel)]
@@ -23,6 +23,7 @@ pub struct Model {
     pub before: Option<String>,
     pub after: Option<String>,
     pub request_id: Option<String>,
+    pub source_ip: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
@@ -45,6 +46,7 @@ impl Model {
             before: entry.before.as_ref().map(ToString::to_string),
             after: entry.after.as_ref().map(ToString::to_string),
             request_id: entry.request_id.clone(),
+            source_ip: entry.source_ip.clone(),
         }
     }
 
@@ -67,6 +69,7 @@ impl Model {
             action: self.action,
             target: self.target,
             request_id: self.request_id,
+            source_ip: self.source_ip,
         })
     }
 }
