@@ -46,13 +46,20 @@ pub fn required_text(field: &str, text: &str, max: usize) -> Result<(), FieldErr
     text_within(field, text, max)
 }
 
+/// Whether a character makes what follows read in another order than it is compared: the embeddings, overrides and isolates of
+/// the bidirectional algorithm (UAX #9, section 2). What an admin sees must be what is matched.
+const fn turns_text(c: char) -> bool {
+    matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Refuses text that is longer than `max` bytes or holds control characters (line breaks and tabs are allowed in `description`).
 pub fn text_within(field: &str, text: &str, max: usize) -> Result<(), FieldError> {
     if text.len() > max {
         return Err(FieldError::new(field, format!("is {} bytes long; at most {max} are allowed", text.len())));
     }
     let multiline = field == "description";
-    if let Some(c) = text.chars().find(|c| c.is_control() && !(multiline && matches!(c, '\n' | '\r' | '\t'))) {
+    let unseen = |c: &char| c.is_control() && !(multiline && matches!(c, '\n' | '\r' | '\t')) || turns_text(*c);
+    if let Some(c) = text.chars().find(unseen) {
         return Err(FieldError::new(field, format!("contains the control character U+{:04X}", u32::from(c))));
     }
     Ok(())
@@ -83,4 +90,19 @@ pub fn source_cidrs(field: &str, cidrs: &[String]) -> Result<SourceCidrs, FieldE
 /// Joins the texts for a message: `a, b, c`.
 pub(crate) fn joined<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_holds_nothing_that_cannot_be_seen() {
+        for bad in ["a\0b", "a\nb", "a\u{7f}b", "a\u{85}b", "repo:acme/\u{202E}gnimoc", "a\u{2066}b"] {
+            assert!(text_within("name", bad, 100).unwrap_err().message.starts_with("contains the control character"));
+        }
+        assert!(text_within("description", "two\nlines\tand a tab", 100).is_ok());
+        assert!(text_within("description", "a\u{202A}b", 100).is_err());
+        assert!(text_within("name", "Zürich 株式会社 שלום", 100).is_ok());
+    }
 }

@@ -18,5 +18,5 @@ pub mod services;
 pub mod simulate;
 mod stages;
 
-pub use routes::router;
+pub use routes::{router, unfinished};
 pub use services::Services;

@@ -98,6 +98,9 @@ impl From<Refusal> for Refused {
     }
 }
 
+/// Where tokens are asked for.
+pub(crate) const TOKEN: &str = "/auth/v1/token";
+
 /// `POST /auth/v1/token`.
 pub async fn token(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let source_ip = services.trusted_proxies.client(request.extensions(), request.headers());
@@ -113,6 +116,12 @@ pub async fn token(State(services): State<Arc<Services>>, request: Request<axum:
         }
         Err(refused) => refuse(&services, refused, None),
     }
+}
+
+/// The answer to a token request that took too long or crashed.
+pub(crate) fn unfinished(services: &Services) -> Response {
+    let reference = pipeline::refuse(services, Protocol::Oauth, Refusal::Unavailable).reference;
+    refuse(services, Refusal::Unavailable.into(), Some(reference))
 }
 
 /// The parameters of a form that were given and not empty.

@@ -72,6 +72,9 @@ struct Status {
     message: String,
 }
 
+/// Where exchanges are asked for.
+pub(crate) const EXCHANGE: &str = "/SecureTokenService/ExchangeExternalToken";
+
 /// The request of `ExchangeExternalToken`.
 #[derive(Clone, PartialEq, Message, Deserialize)]
 #[serde(default)]
@@ -336,15 +339,21 @@ pub async fn ping_pong(State(services): State<Arc<Services>>, request: Request<a
     }
 }
 
-/// The answer to a request that took too long or crashed, in the encoding its caller reads: never empty, which an old client
-/// would take for success.
-pub fn unavailable(headers: &HeaderMap) -> Response {
-    Encoding::of_response(headers).fail(Code::Unavailable, "the request could not be finished just now; try again")
-}
-
-/// Whether a path is one of the RPC services'.
-pub fn is_rpc(path: &str) -> bool {
-    ["/SecureTokenService/", "/Health/", "/AgentManager/"].iter().any(|service| path.starts_with(service))
+/// The answer to a call that took too long or crashed, in the encoding its caller reads: never empty, which an old client would
+/// take for success. `None` when the path is no RPC service's.
+pub(crate) fn unfinished(services: &Services, path: &str, headers: &HeaderMap) -> Option<Response> {
+    let encoding = Encoding::of_response(headers);
+    if path == EXCHANGE {
+        let refusal = Refusal::Unavailable;
+        let reference = pipeline::refuse(services, Protocol::Rpc, refusal.clone()).reference;
+        let mut response = refuse(encoding, refusal, reference);
+        reference::attach(&mut response, reference);
+        return Some(response);
+    }
+    ["/SecureTokenService/", "/Health/", "/AgentManager/"]
+        .iter()
+        .any(|service| path.starts_with(service))
+        .then(|| encoding.fail(Code::Unavailable, "the request could not be finished just now; try again"))
 }
 
 /// Any other method of a known service, and known methods by another verb than POST.

@@ -334,6 +334,21 @@ fn refuse_full(contents: &[String]) -> Result<()> {
     Err(Error::failed_precondition(format!("it is not empty: delete its {} first", contents.join(", "))))
 }
 
+/// Disables a scope or enables it: that decides who gets access, and a workload does not do so without the permission for it.
+fn switch(
+    access: &Access<'_>,
+    disabled: &mut bool,
+    wanted: Option<bool>,
+    permission: Permission,
+    scope: &Scope,
+) -> Result<()> {
+    if let Some(wanted) = wanted.filter(|wanted| wanted != disabled) {
+        access.require_federation(permission, scope, scope.level())?;
+        *disabled = wanted;
+    }
+    Ok(())
+}
+
 /// The mutations.
 #[derive(Default)]
 pub(crate) struct ScopeMutation;
@@ -399,10 +414,10 @@ impl ScopeMutation {
                 let mut next = organization(caller, access, &input.mrn, Permission::OrganizationsManage)?;
                 let before = Organization::new(caller.mrns(), &next).recorded();
                 next.name = kept(input.name.clone(), next.name);
-                next.disabled = kept(input.disabled, next.disabled);
+                let scope = Scope::Organization(next.id.clone());
+                switch(access, &mut next.disabled, input.disabled, Permission::OrganizationsManage, &scope)?;
                 check_label(&next.name, None)?;
                 let shown = Organization::new(caller.mrns(), &next);
-                let scope = Scope::Organization(next.id.clone());
                 let record = (Some(before), Some(shown.recorded()));
                 let audit = caller.audit(
                     access.snapshot,
@@ -502,10 +517,10 @@ impl ScopeMutation {
                 let before = Space::new(caller.mrns(), &next).recorded();
                 next.name = kept(input.name.clone(), next.name);
                 next.description = input.description.clone().or(next.description);
-                next.disabled = kept(input.disabled, next.disabled);
+                let scope = Scope::Space(next.id.clone());
+                switch(access, &mut next.disabled, input.disabled, Permission::SpacesManage, &scope)?;
                 check_label(&next.name, next.description.as_deref())?;
                 let shown = Space::new(caller.mrns(), &next);
-                let scope = Scope::Space(next.id.clone());
                 let record = (Some(before), Some(shown.recorded()));
                 let audit =
                     caller.audit(access.snapshot, "updateSpace", &Resource::Scope(scope.clone()), &scope, record);

@@ -172,7 +172,7 @@ async fn h2_who_is_gone_does_nothing_more_in_the_same_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
     let world = World::new().await;
-    let (organization, _) = world.space("acme-org", "acme-space").await;
+    let (organization, space) = world.space("acme-org", "acme-space").await;
     let all = [
         "apitokens.read",
         "apitokens.manage",
@@ -181,6 +181,7 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
         "roles.read",
         "roles.manage",
         "scopes.read",
+        "spaces.manage",
     ];
     let plain = role(&world, &organization, "workload", &all).await;
     let trusted = role(&world, &organization, "trusted", &[&all[..], &["federation.byworkload"]].concat()).await;
@@ -218,6 +219,8 @@ async fn m6_a_federated_caller_makes_nothing_that_outlasts_its_credential() {
                 json!({ "s": organization, "a": spare_account }),
             ),
             ("mutation($t: String!) { deleteAPIToken(input: {mrn: $t}) { mrn } }", json!({ "t": spare_token })),
+            // Nor lets in again whom an admin locked out.
+            ("mutation($s: String!) { updateSpace(input: {mrn: $s, disabled: true}) { mrn } }", json!({ "s": space })),
         ] {
             let answer = world.run_as(&bearer, document, variables).await;
             let code = &answer["errors"][0]["extensions"]["code"];

@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Router {
     routes
         .fallback(not_found)
-        .layer(from_fn(finish))
+        .layer(from_fn_with_state(Arc::clone(&services), finish))
         .layer(from_fn(browser_headers))
         .layer(from_fn_with_state(services, identify))
 }
@@ -37,7 +37,7 @@ async fn not_found() -> Response {
 }
 
 /// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
-async fn finish(request: Request, next: Next) -> Response {
+async fn finish(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let run = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(DEADLINE, run).await {
@@ -45,11 +45,7 @@ async fn finish(request: Request, next: Next) -> Response {
         Ok(Err(_)) => tracing::error!(path, "a request panicked"),
         Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
     }
-    if sallyport_gateway::rpc::is_rpc(&path) {
-        return sallyport_gateway::rpc::unavailable(&headers);
-    }
-    let body = r#"{"error":"temporarily_unavailable","error_description":"the request could not be finished just now; try again"}"#;
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    sallyport_gateway::unfinished(&services, &path, &headers)
 }
 
 /// Takes over a caller's request id when it is harmless, else makes one; says it on the answer and in every log line.
