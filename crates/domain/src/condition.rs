@@ -19,6 +19,9 @@ use crate::validate::{CONDITION_MAX, FieldError};
 
 mod admit;
 mod branches;
+#[cfg(test)]
+mod conformance;
+mod equality;
 mod explain;
 mod functions;
 mod pattern;

@@ -22,7 +22,7 @@ use time::macros::format_description;
 use url::Url;
 
 use crate::jwt::{TOKEN_MAX, TokenFault, sha256};
-use crate::outbound::{FetchError, Fetched, Outbound, OutboundRequest};
+use crate::outbound::{FetchError, Outbound, OutboundRequest};
 
 /// The name of AWS's signature scheme (Signature Version 4).
 pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -125,7 +125,6 @@ fn endpoint(host: &str) -> Option<Endpoint> {
 pub struct SignedRequest {
     method: Method,
     host: String,
-    endpoint: Endpoint,
     /// What is sent besides `Host` and `Content-Length`: only signed headers, and the content type.
     headers: Vec<(&'static str, String)>,
     body: String,
@@ -237,7 +236,6 @@ impl SignedRequest {
         Ok(Self {
             method,
             host: host.to_owned(),
-            endpoint,
             headers: kept,
             body,
             date: Timestamp::from_seconds(date.assume_utc().unix_timestamp()),
@@ -281,8 +279,9 @@ impl SignedRequest {
         self.fingerprint
     }
 
-    /// The request as we send it.
-    fn rebuild(&self) -> Option<OutboundRequest> {
+    /// The request as we send it: what was read of the caller's, put together anew. `None` is never seen: whatever
+    /// parses can be rebuilt.
+    pub fn rebuild(&self) -> Option<OutboundRequest> {
         let url = Url::parse(&format!("https://{}/?{}", self.host, ACTION.join("&"))).ok()?;
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -472,9 +471,9 @@ pub(crate) async fn ask_sts(
         200 => {}
         status => return Err(refused(status, &fetched.body)),
     }
-    let caller = Caller::read(&fetched)?;
-    caller.check(request.endpoint).map_err(StsProblem::Answer)?;
-    caller.into_identity(request)
+    Caller::read(&request.host, fetched.content_type.as_deref(), &fetched.body)
+        .map_err(StsProblem::Answer)?
+        .into_identity(request)
 }
 
 /// Sorts STS's refusals by its error code, out of a closed list: nothing else of its words is used.
@@ -501,24 +500,45 @@ fn refused(status: u16, body: &[u8]) -> StsProblem {
     StsProblem::Refused(KNOWN.into_iter().find(|code| said(code)).map_or(answer, str::to_owned))
 }
 
-/// Whom STS says the request is from.
+/// Whom an answer of STS names. Text that was read strictly; what makes it true is who gave the answer.
 #[derive(Debug, PartialEq, Eq)]
-struct Caller {
+pub struct Caller {
     account: String,
     arn: String,
     user_id: String,
 }
 
 impl Caller {
-    fn read(fetched: &Fetched) -> Result<Self, StsProblem> {
-        match fetched.content_type.as_deref() {
-            Some("text/xml" | "application/xml") => Self::read_xml(&fetched.body),
+    /// Reads the answer of the STS endpoint `host`.
+    ///
+    /// # Errors
+    /// What is not acceptable, to follow "gave an answer that is not acceptable". Repeats nothing of the answer.
+    pub fn read(host: &str, content_type: Option<&str>, body: &[u8]) -> Result<Self, &'static str> {
+        let endpoint = endpoint(host).ok_or("it is not from an AWS STS endpoint")?;
+        let caller = match content_type {
+            Some("text/xml" | "application/xml") => Self::read_xml(body),
             Some("application/json" | "application/x-amz-json-1.0" | "application/x-amz-json-1.1") => {
-                Self::read_json(&fetched.body)
+                Self::read_json(body)
             }
             _ => Err("it is neither XML nor JSON"),
-        }
-        .map_err(StsProblem::Answer)
+        }?;
+        caller.check(endpoint)?;
+        Ok(caller)
+    }
+
+    /// The account's twelve digits.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The ARN.
+    pub fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// The unique id of the user or role, with a role session's name.
+    pub fn user_id(&self) -> &str {
+        &self.user_id
     }
 
     /// `GetCallerIdentityResponse/GetCallerIdentityResult/{Arn,UserId,Account}`, each once, nothing else but response

@@ -1,12 +1,15 @@
 //! Admission: names from closed lists, bounded nesting, and a static bound on time and memory.
 //!
-//! The bound is computed over *shapes*: how many elements a value can have and how many bytes it can hold, given that
-//! the claims come from a 16 KiB token. What a loop variable takes from a claim is counted as its share: all elements
-//! of a claim together are still at most one token.
+//! The bound is computed over *shapes*: how many elements, values and bytes a value can have, given that the claims come
+//! from a 16 KiB token. What a loop variable takes from a claim is counted as its share: all elements of a claim together
+//! are still at most one token.
+//!
+//! The evaluator writes the operands of an operator that does not fit them into its error, all of them: a list is copied
+//! element by element each time. So what may be no scalar is kept away from such operators, see [`rewrite`].
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use super::functions::{Constant, FUNCTIONS, MACROS, Network, Pattern, Style};
+use super::functions::{CONTAINS, Constant, EQUAL, FUNCTIONS, KEY, MACROS, Network, Pattern, SCALAR, Style};
 use super::pattern::{self, MATCH_INPUT_MAX};
 
 /// Deepest nesting of the parsed expression.
@@ -21,13 +24,15 @@ pub const LOOPS_CHAINED_MAX: usize = 4;
 pub const COST_MAX: u32 = 100_000;
 /// Most elements that a loop over a claim is counted with, and that `split` returns.
 pub const RANGE_MAX: usize = crate::claims::ARRAY_MAX;
-/// Most bytes that a value built by a condition may hold.
-pub const MEMORY_MAX: u64 = 1024 * 1024;
+/// Most bytes that a value built by a condition may take in memory.
+pub const MEMORY_MAX: u64 = 4 * 1024 * 1024;
 
 /// Bytes of all claims together: the longest token.
 const CLAIMS: u64 = 16 * 1024;
-/// Bytes that an element of a list takes besides its text.
-const ELEMENT: u64 = 16;
+/// Values in all claims together: one takes two bytes of JSON, such as `0,`.
+const CLAIMS_VALUES: u64 = CLAIMS / 2;
+/// Bytes that a value takes besides its text.
+const VALUE: u64 = 64;
 /// Ticks in a step. A tick is about the evaluation of one node, 50 ns; measured steps took from 1 to 600 ns, those of costly conditions at most 390.
 const TICKS: u64 = 4;
 
@@ -76,7 +81,9 @@ struct Shape {
     kind: Kind,
     /// Most elements, when iterated.
     len: u64,
-    /// Most bytes, all in all.
+    /// Most values: itself, its elements, theirs, and so on.
+    values: u64,
+    /// Most bytes of text, all in all.
     bytes: u64,
     /// Each element, where that is not just a share of this value.
     element: Option<Box<Shape>>,
@@ -85,27 +92,31 @@ struct Shape {
 }
 
 impl Shape {
-    const fn new(kind: Kind, len: u64, bytes: u64) -> Self {
-        Self { kind, len, bytes, element: None, chain: 0 }
+    const fn new(kind: Kind, len: u64, values: u64, bytes: u64) -> Self {
+        Self { kind, len, values, bytes, element: None, chain: 0 }
     }
 
     const fn scalar(kind: Kind) -> Self {
-        Self::new(kind, 0, 16)
+        Self::new(kind, 0, 1, 16)
+    }
+
+    const fn text(bytes: u64) -> Self {
+        Self::new(Kind::String, 0, 1, bytes)
     }
 
     /// Anything that can be read from the claims.
     const fn claims() -> Self {
-        Self::new(Kind::Any, RANGE_MAX as u64, CLAIMS)
+        Self::new(Kind::Any, RANGE_MAX as u64, CLAIMS_VALUES, CLAIMS)
     }
 
     /// What a loop variable takes at each turn.
     fn each(&self) -> Self {
         match &self.element {
             Some(element) => Self { chain: 0, ..(**element).clone() },
-            // A share. An element takes two bytes of JSON, so all arrays together have at most half a token's.
             None => {
                 let len = self.len.max(1);
-                Self::new(Kind::Any, self.len.min((CLAIMS / 2).div_ceil(len)), self.bytes.div_ceil(len))
+                let values = self.values.div_ceil(len);
+                Self::new(Kind::Any, self.len.min(values), values, self.bytes.div_ceil(len))
             }
         }
     }
@@ -118,15 +129,35 @@ impl Shape {
         Self {
             kind: if self.kind == other.kind { self.kind } else { Kind::Any },
             len: self.len.max(other.len),
+            values: self.values.max(other.values),
             bytes: self.bytes.max(other.bytes),
             element,
             chain: self.chain.max(other.chain),
         }
     }
 
-    /// Ticks to copy it.
+    /// Ticks to copy it, and to read it anew: what was read of an object is not copied with it.
     const fn copy(&self) -> u64 {
-        self.bytes / 64
+        self.values.saturating_mul(2).saturating_add(self.bytes / 64)
+    }
+
+    const fn memory(&self) -> u64 {
+        self.values.saturating_mul(VALUE).saturating_add(self.bytes)
+    }
+
+    /// Whether it certainly has no elements.
+    const fn is_scalar(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Bool
+                | Kind::Int
+                | Kind::Double
+                | Kind::String
+                | Kind::Null
+                | Kind::Timestamp
+                | Kind::Duration
+                | Kind::Type
+        )
     }
 }
 
@@ -141,7 +172,7 @@ pub(super) struct Admitted {
 /// The error is the message for the administrator.
 pub(super) fn admit(expression: &mut IdedExpr) -> Result<Admitted, String> {
     let mut walk = Walk::default();
-    let (shape, ticks) = walk.visit(expression, 1, Place::Value)?;
+    let (shape, ticks) = walk.visit(expression, 1)?;
     if !matches!(shape.kind, Kind::Any | Kind::Bool) {
         return Err(format!("gives {}; a condition must give true or false", shape.kind.words()));
     }
@@ -151,14 +182,6 @@ pub(super) fn admit(expression: &mut IdedExpr) -> Result<Admitted, String> {
         format!("could take {steps} steps; at most {COST_MAX} are allowed. Loop over fewer or shorter lists")
     })?;
     Ok(Admitted { constants: walk.constants, cost })
-}
-
-/// Where a map literal may stand: only where it is looked into, never where it would be compared or stored, because
-/// the evaluator does not see that a literal and a claim are equal when the literal is on the left.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Lookup,
-    Value,
 }
 
 #[derive(Default)]
@@ -175,7 +198,7 @@ const TYPE_NAMES: [&str; 9] = ["bool", "double", "int", "list", "map", "null_typ
 const ACCUMULATOR: &str = "@result";
 
 impl Walk {
-    fn visit(&mut self, node: &mut IdedExpr, depth: usize, place: Place) -> Visited {
+    fn visit(&mut self, node: &mut IdedExpr, depth: usize) -> Visited {
         if depth > DEPTH_MAX {
             return Err(format!("nests more than {DEPTH_MAX} levels deep"));
         }
@@ -187,20 +210,21 @@ impl Walk {
             Expr::Literal(literal) => (literal_shape(literal)?, 1),
             Expr::Ident(name) => (self.identifier(name)?, 1),
             Expr::Select(select) => {
-                let (base, ticks) = self.visit(&mut select.operand, depth + 1, Place::Lookup)?;
+                let (base, ticks) = self.visit(&mut select.operand, depth + 1)?;
                 (member(base, if select.test { Kind::Bool } else { Kind::Any }), ticks + 1)
             }
             Expr::List(list) => {
                 if !list.optional_indices.is_empty() {
                     return Err("optional elements `[?x]` are not supported".into());
                 }
-                let mut whole = Shape::new(Kind::List, list.elements.len() as u64, 0);
+                let mut whole = Shape::new(Kind::List, list.elements.len() as u64, 1, 0);
                 let mut element: Option<Shape> = None;
                 let mut total = 1;
                 for item in &mut list.elements {
-                    let (shape, ticks) = self.visit(item, depth + 1, Place::Value)?;
+                    let (shape, ticks) = self.visit(item, depth + 1)?;
                     total += ticks + shape.copy() + 1;
-                    whole.bytes += shape.bytes + ELEMENT;
+                    whole.values += shape.values;
+                    whole.bytes += shape.bytes;
                     whole.chain = whole.chain.max(shape.chain);
                     element = Some(element.map_or_else(|| shape.clone(), |e| e.or(shape.clone())));
                 }
@@ -208,10 +232,7 @@ impl Walk {
                 (whole, total)
             }
             Expr::Map(map) => {
-                if place != Place::Lookup {
-                    return Err("map literals can be looked into, as in {'a': 1}[claims.x], but not compared".into());
-                }
-                let mut whole = Shape::new(Kind::Map, map.entries.len() as u64, 0);
+                let mut whole = Shape::new(Kind::Map, map.entries.len() as u64, 1, 0);
                 let mut total = 1;
                 let mut key: Option<Shape> = None;
                 for entry in &mut map.entries {
@@ -221,10 +242,11 @@ impl Walk {
                     if entry.optional {
                         return Err("optional entries `{?x: y}` are not supported".into());
                     }
-                    let (name, name_ticks) = self.visit(&mut entry.key, depth + 1, Place::Value)?;
-                    let (value, value_ticks) = self.visit(&mut entry.value, depth + 1, Place::Value)?;
+                    let (name, name_ticks) = self.visit(&mut entry.key, depth + 1)?;
+                    let (value, value_ticks) = self.visit(&mut entry.value, depth + 1)?;
                     total += name_ticks + value_ticks + name.copy() + value.copy() + 2;
-                    whole.bytes += name.bytes + value.bytes + 2 * ELEMENT;
+                    whole.values += name.values + value.values;
+                    whole.bytes += name.bytes + value.bytes;
                     key = Some(key.map_or_else(|| name.clone(), |k| k.or(name.clone())));
                 }
                 whole.element = key.map(Box::new);
@@ -242,7 +264,7 @@ impl Walk {
             Expr::Struct(_) => return Err("message literals are not supported".into()),
             Expr::Unspecified => return Err("syntax error".into()),
         };
-        if shape.bytes > MEMORY_MAX {
+        if shape.memory() > MEMORY_MAX {
             return Err(format!("could build a value of more than {} KiB", MEMORY_MAX / 1024));
         }
         Ok((shape, ticks))
@@ -274,7 +296,7 @@ impl Walk {
             return Err(format!("`{name}` cannot name a loop variable, it has a meaning already"));
         }
         let dependent = mentions(&node.iter_range, &self.variables);
-        let (range, range_ticks) = self.visit(&mut node.iter_range, depth + 1, Place::Lookup)?;
+        let (range, range_ticks) = self.visit(&mut node.iter_range, depth + 1)?;
         if !matches!(range.kind, Kind::Any | Kind::List | Kind::Map) {
             return Err(format!("loops over {}; only lists and maps have elements", range.kind.words()));
         }
@@ -286,7 +308,7 @@ impl Walk {
         if self.loops > LOOPS_NESTED_MAX {
             return Err(format!("nests more than {LOOPS_NESTED_MAX} loops"));
         }
-        let (start, start_ticks) = self.visit(&mut node.accu_init, depth + 1, Place::Value)?;
+        let (start, start_ticks) = self.visit(&mut node.accu_init, depth + 1)?;
         let each = range.each();
         let turn_ticks = each.copy() + 2;
         // Turns that depend on a share, times a share of the same value, would be a square: then count it as a whole.
@@ -295,6 +317,7 @@ impl Walk {
             for (_, shape) in &mut self.variables {
                 *shape = Shape {
                     len: shape.len.max(RANGE_MAX as u64),
+                    values: shape.values.max(CLAIMS_VALUES),
                     bytes: shape.bytes.max(CLAIMS),
                     element: None,
                     ..*shape
@@ -304,13 +327,14 @@ impl Walk {
         self.variables.push((name, each));
         // `map` and `filter` grow a list; the evaluator appends in place, so the step is visited with an empty one.
         self.variables.push((ACCUMULATOR.into(), start.clone()));
-        let (_, condition_ticks) = self.visit(&mut node.loop_cond, depth + 1, Place::Value)?;
-        let (step, step_ticks) = self.visit(&mut node.loop_step, depth + 1, Place::Value)?;
+        let (_, condition_ticks) = self.visit(&mut node.loop_cond, depth + 1)?;
+        let (step, step_ticks) = self.visit(&mut node.loop_step, depth + 1)?;
         self.loops -= 1;
         let accumulated = if start.kind == Kind::List {
             Shape {
                 kind: Kind::List,
                 len: range.len,
+                values: range.len.saturating_mul(step.values).saturating_add(1),
                 bytes: range.len.saturating_mul(step.bytes),
                 element: Some(Box::new(step.each())),
                 chain,
@@ -322,7 +346,7 @@ impl Walk {
         if let Some((_, accumulator)) = self.variables.last_mut() {
             *accumulator = accumulated;
         }
-        let (mut result, result_ticks) = self.visit(&mut node.result, depth + 1, Place::Value)?;
+        let (mut result, result_ticks) = self.visit(&mut node.result, depth + 1)?;
         self.variables = outer;
         result.chain = chain;
         let turn = turn_ticks + condition_ticks + step_ticks;
@@ -358,8 +382,7 @@ impl Walk {
         let mut total = 4;
         let mut target = Shape::scalar(Kind::Any);
         if let Some(expression) = &mut call.target {
-            let (shape, ticks) =
-                self.visit(expression, depth + 1, if name == "size" { Place::Lookup } else { Place::Value })?;
+            let (shape, ticks) = self.visit(expression, depth + 1)?;
             target = shape;
             total += ticks;
         }
@@ -386,8 +409,7 @@ impl Walk {
         }
         let mut first: Option<Shape> = None;
         for argument in &mut call.args {
-            let (shape, ticks) =
-                self.visit(argument, depth + 1, if name == "size" { Place::Lookup } else { Place::Value })?;
+            let (shape, ticks) = self.visit(argument, depth + 1)?;
             total += ticks;
             target.chain = target.chain.max(shape.chain);
             first.get_or_insert(shape);
@@ -405,15 +427,18 @@ impl Walk {
                 Shape { kind: Kind::Any, ..subject }
             }
             "split" => {
-                total += subject.bytes / 8;
                 let parts = subject.bytes.saturating_add(1).min(RANGE_MAX as u64);
-                let bytes = subject.bytes + parts * ELEMENT;
-                let part = Shape::new(Kind::String, 0, bytes.div_ceil(parts.max(1)));
-                Shape { element: Some(Box::new(part)), chain: subject.chain, ..Shape::new(Kind::List, parts, bytes) }
+                total += subject.bytes / 16 + 2 * parts;
+                let part = Shape::text(subject.bytes.div_ceil(parts));
+                Shape {
+                    element: Some(Box::new(part)),
+                    chain: subject.chain,
+                    ..Shape::new(Kind::List, parts, parts + 1, subject.bytes)
+                }
             }
             "url" | "lowerAscii" | "upperAscii" | "string" | "getPath" | "getHost" | "getScheme" => {
                 total += subject.bytes / 16;
-                Shape { chain: subject.chain, ..Shape::new(function.result, 0, subject.bytes.max(32)) }
+                Shape { kind: function.result, chain: subject.chain, ..Shape::text(subject.bytes.max(32)) }
             }
             "contains" => {
                 total += subject.bytes / 16;
@@ -433,19 +458,14 @@ impl Walk {
 
     fn operator(&mut self, call: &mut CallExpr, depth: usize) -> Visited {
         let name = call.func_name.clone();
-        let literal_index = call.args.get(1).is_some_and(|index| matches!(index.expr, Expr::Literal(_)));
         let mut shapes = Vec::with_capacity(call.args.len());
         let mut total: u64 = 2;
-        for (position, argument) in call.args.iter_mut().enumerate() {
-            let lookup = match name.as_str() {
-                operators::INDEX | operators::OPT_INDEX | operators::OPT_SELECT => position == 0,
-                operators::IN => position == 1,
-                _ => false,
-            };
-            let (shape, ticks) = self.visit(argument, depth + 1, if lookup { Place::Lookup } else { Place::Value })?;
+        for argument in &mut call.args {
+            let (shape, ticks) = self.visit(argument, depth + 1)?;
             total += ticks;
             shapes.push(shape);
         }
+        rewrite(call, &shapes);
         let chain = shapes.iter().map(|shape| shape.chain).max().unwrap_or_default();
         let mut shapes = shapes.into_iter();
         let (a, b, c) = (shapes.next(), shapes.next(), shapes.next());
@@ -465,9 +485,7 @@ impl Walk {
                 b.or(c)
             }
             (operators::EQUALS | operators::NOT_EQUALS, Some(a), Some(b), None) => {
-                // Maps are compared member by member, through their keys.
-                let maps = matches!((a.kind, b.kind), (Kind::Any | Kind::Map, Kind::Any | Kind::Map));
-                total += a.bytes.min(b.bytes) / if maps { 4 } else { 64 };
+                total += compare(&a, &b);
                 Shape::scalar(Kind::Bool)
             }
             (
@@ -476,13 +494,12 @@ impl Walk {
                 Some(b),
                 None,
             ) => {
-                total += 4 + a.bytes.min(b.bytes) / 64;
+                total += 4 + (a.bytes + b.bytes) / 64;
                 Shape::scalar(Kind::Bool)
             }
             (operators::IN, Some(a), Some(b), None) => {
                 // Each element is compared; only what is equal so far is read on.
-                let maps = matches!(a.kind, Kind::Any | Kind::Map);
-                total += b.len / if maps { 2 } else { 4 } + a.bytes.min(b.bytes) / 64;
+                total += b.len / 2 + if a.is_scalar() { b.bytes / 64 } else { compare(&b, &b) };
                 Shape::scalar(Kind::Bool)
             }
             (operators::ADD, Some(a), Some(b), None) => {
@@ -498,29 +515,39 @@ impl Walk {
                     Shape::scalar(Kind::Timestamp)
                 } else if number(&a) || number(&b) {
                     Shape::scalar(Kind::Int)
+                } else if a.is_scalar() || b.is_scalar() {
+                    let sum = Shape { kind, ..Shape::text(a.bytes.saturating_add(b.bytes)) };
+                    total += sum.copy();
+                    sum
                 } else {
                     let element = match (&a.element, &b.element) {
                         (None, None) => None,
                         _ => Some(Box::new(a.each().or(b.each()))),
                     };
-                    let sum = Shape { element, ..Shape::new(kind, a.len + b.len, a.bytes.saturating_add(b.bytes)) };
-                    total += sum.copy() + 2;
+                    let sum = Shape {
+                        element,
+                        ..Shape::new(kind, a.len + b.len, a.values + b.values, a.bytes.saturating_add(b.bytes))
+                    };
+                    total += sum.copy();
                     sum
                 }
             }
             (
                 operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO,
-                Some(_),
-                Some(_),
+                Some(a),
+                Some(b),
                 None,
-            )
-            | (operators::NEGATE, Some(_), None, None) => {
+            ) => {
+                total += 4 + (a.bytes + b.bytes) / 64;
+                Shape::scalar(Kind::Int)
+            }
+            (operators::NEGATE, Some(_), None, None) => {
                 total += 4;
                 // A number or a duration: in any case nothing that is true or false.
                 Shape::scalar(Kind::Int)
             }
             (operators::INDEX, Some(a), Some(_), None) => {
-                total += 2 + if literal_index { 0 } else { 64 };
+                total += 2;
                 member(a, Kind::Any)
             }
             (operators::OPT_INDEX | operators::OPT_SELECT, Some(a), Some(_), None) => {
@@ -539,6 +566,62 @@ impl Walk {
     }
 }
 
+/// Ticks to compare two values: element by element, objects member by member through their names.
+fn compare(a: &Shape, b: &Shape) -> u64 {
+    2 * a.values.min(b.values) + a.bytes.min(b.bytes) / 64
+}
+
+/// Replaces operators that would copy their operands into an error by our own, or wraps operands that may have elements
+/// where only scalars do. Where the types are known, the evaluator's are as good, and quicker.
+fn rewrite(call: &mut CallExpr, shapes: &[Shape]) {
+    let [a, b] = shapes else { return };
+    let number = matches!(a.kind, Kind::Int | Kind::Double);
+    let (guard, both) = match call.func_name.as_str() {
+        operators::EQUALS | operators::NOT_EQUALS if !b.is_scalar() && (number || !a.is_scalar()) => {
+            let negated = call.func_name == operators::NOT_EQUALS;
+            call.func_name = EQUAL.to_owned();
+            if negated {
+                let equal =
+                    CallExpr { func_name: EQUAL.to_owned(), target: None, args: std::mem::take(&mut call.args) };
+                call.func_name = operators::LOGICAL_NOT.to_owned();
+                call.args = vec![IdedExpr { id: 0, expr: Expr::Call(equal) }];
+            }
+            return;
+        }
+        operators::IN => {
+            call.func_name = CONTAINS.to_owned();
+            return;
+        }
+        operators::SUBSTRACT
+        | operators::MULTIPLY
+        | operators::DIVIDE
+        | operators::MODULO
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS => (SCALAR, [true, true]),
+        // Lists can be added, but not to scalars.
+        operators::ADD if a.is_scalar() || b.is_scalar() => (SCALAR, [true, true]),
+        operators::INDEX | operators::OPT_INDEX => (KEY, [false, true]),
+        _ => return,
+    };
+    for ((argument, shape), wanted) in call.args.iter_mut().zip(shapes).zip(both) {
+        let fits = match (guard, &argument.expr) {
+            (SCALAR, _) => shape.is_scalar(),
+            // Any number may turn out to be a fraction.
+            (_, Expr::Literal(literal)) => !matches!(literal, LiteralValue::Double(_)),
+            _ => matches!(shape.kind, Kind::String | Kind::Bool),
+        };
+        if wanted && !fits {
+            let id = argument.id;
+            let operator = Expr::Literal(LiteralValue::String(call.func_name.as_str().to_owned().into()));
+            let guarded = std::mem::replace(argument, IdedExpr { id, expr: Expr::Unspecified });
+            let args = vec![guarded, IdedExpr { id, expr: operator }];
+            argument.expr = Expr::Call(CallExpr { func_name: guard.to_owned(), target: None, args });
+        }
+    }
+}
+
 /// A member of `base`: never more than all of it.
 fn member(base: Shape, kind: Kind) -> Shape {
     if kind == Kind::Bool {
@@ -546,7 +629,7 @@ fn member(base: Shape, kind: Kind) -> Shape {
     }
     // An element's length is its share when it comes from a claim, so a single one can have all of them.
     let len = base.element.as_ref().map_or(base.len, |element| element.len.saturating_mul(base.len));
-    Shape { chain: base.chain, ..Shape::new(kind, len, base.bytes) }
+    Shape { chain: base.chain, ..Shape::new(kind, len, base.values, base.bytes) }
 }
 
 /// Whether the expression mentions one of the variables.
@@ -563,7 +646,7 @@ fn literal_shape(literal: &LiteralValue) -> Result<Shape, String> {
         LiteralValue::Int(_) | LiteralValue::UInt(_) => Shape::scalar(Kind::Int),
         LiteralValue::Double(_) => Shape::scalar(Kind::Double),
         LiteralValue::Null => Shape::scalar(Kind::Null),
-        LiteralValue::String(text) => Shape::new(Kind::String, 0, text.inner().len() as u64 + 1),
+        LiteralValue::String(text) => Shape::text(text.inner().len() as u64 + 1),
         LiteralValue::Bytes(_) => return Err("bytes literals are not supported".into()),
     })
 }

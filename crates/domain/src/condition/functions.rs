@@ -7,12 +7,13 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use cel::common::traits::Indexer;
-use cel::common::types::{CelBool, CelList, CelString, STRING_TYPE, Type};
+use cel::common::types::{CelBool, CelDouble, CelList, CelString, DYN_TYPE, STRING_TYPE, Type};
 use cel::common::value::{CowVal, StaticVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 use regex::Regex;
 
 use super::admit::{Kind, RANGE_MAX};
+use super::equality::{contains, equal, is_scalar};
 use super::pattern::MATCH_INPUT_MAX;
 use crate::network::SourceCidrs;
 
@@ -106,6 +107,15 @@ pub(super) const MACROS: &[(&str, &str)] = &[
     ("map", "list.map(x, value)"),
 ];
 
+/// Passes on what has no elements; its second argument is the operator that the error names. Admission writes it.
+pub(super) const SCALAR: &str = "@scalar";
+/// As [`SCALAR`], and refuses fractions: what can be looked up in a list or an object.
+pub(super) const KEY: &str = "@key";
+/// [`equal`] as a function. Admission writes it in place of the operator.
+pub(super) const EQUAL: &str = "@equal";
+/// [`contains`] as a function, its arguments in the operator's order.
+pub(super) const CONTAINS: &str = "@contains";
+
 /// The shared environment: the standard library and our functions.
 pub(super) fn env() -> &'static Arc<Env> {
     // Declaring fails only when a name is declared twice, which no input decides and the tests rule out.
@@ -135,6 +145,24 @@ fn build() -> Result<Env, DeclarationError> {
     env.add_overload("url", "string_to_url", vec![STRING_TYPE], |args| {
         let parsed = Url::parse(text(&args, 0)?).map_err(|why| ExecutionError::function_error("url", why))?;
         Ok(CowVal::owned(parsed))
+    })?;
+    env.add_overload(SCALAR, "any_scalar", vec![DYN_TYPE, STRING_TYPE], scalar)?;
+    env.add_overload(KEY, "any_key", vec![DYN_TYPE, STRING_TYPE], |args| {
+        let value = scalar(args)?;
+        match value.downcast_ref::<CelDouble>() {
+            Some(number) if number.inner().fract() != 0.0 => {
+                Err(ExecutionError::function_error("[]", "a fraction is no key"))
+            }
+            _ => Ok(value),
+        }
+    })?;
+    env.add_overload(EQUAL, "any_equal", vec![DYN_TYPE, DYN_TYPE], |args| {
+        let (a, b) = two(&args)?;
+        Ok(CowVal::owned(CelBool::from(equal(a, b))))
+    })?;
+    env.add_overload(CONTAINS, "any_contains", vec![DYN_TYPE, DYN_TYPE], |args| {
+        let (value, container) = two(&args)?;
+        Ok(CowVal::owned(CelBool::from(contains(container, value)?)))
     })?;
     env.add_member_overload("getScheme", "url_get_scheme", url(), vec![], |args| part(&args, "scheme"))?;
     env.add_member_overload("getHost", "url_get_host", url(), vec![], |args| part(&args, "host"))?;
@@ -227,9 +255,13 @@ impl Url {
         if authority.contains('@') {
             return Err("the URL contains user information");
         }
-        let dots = |segment: &str| {
-            let segment = segment.to_ascii_lowercase().replace("%2e", ".");
-            segment == "." || segment == ".."
+        let dots = |mut segment: &str| {
+            let mut count = 0;
+            while let Some(rest) = [".", "%2e", "%2E"].iter().find_map(|dot| segment.strip_prefix(dot)) {
+                segment = rest;
+                count += 1;
+            }
+            segment.is_empty() && matches!(count, 1 | 2)
         };
         if path.split('/').any(dots) {
             return Err("the URL contains dot segments");
@@ -319,6 +351,22 @@ fn text<'a>(args: &'a [CowVal<'_, '_>], index: usize) -> Result<&'a str, Executi
         .and_then(|arg| arg.downcast_ref::<CelString>())
         .map(CelString::inner)
         .ok_or_else(ExecutionError::missing_argument_or_target)
+}
+
+fn scalar<'b, 'v>(mut args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    match args.first() {
+        Some(value) if is_scalar(value.as_ref()) => Ok(args.swap_remove(0)),
+        _ => {
+            let types = args.iter().take(1).map(|value| value.get_type().name().to_owned()).collect();
+            Err(ExecutionError::no_such_overload(text(&args, 1)?, types))
+        }
+    }
+}
+
+/// The two arguments of an operator.
+fn two<'a, 'b, 'v>(args: &'a [CowVal<'b, 'v>]) -> Result<(&'a (dyn Val + 'v), &'a (dyn Val + 'v)), ExecutionError> {
+    let [a, b] = args else { return Err(ExecutionError::missing_argument_or_target()) };
+    Ok((a.as_ref(), b.as_ref()))
 }
 
 fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {

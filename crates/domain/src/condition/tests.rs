@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::functions::{FUNCTIONS, MACROS};
 use super::*;
 
-const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+pub(super) const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
 const GITHUB: &str = r#"{
     "iss": "https://token.actions.githubusercontent.com", "aud": ["sallyport", "other"],
@@ -281,8 +281,6 @@ fn refused_expressions_say_why() {
         ("!'x'", "uses `!` on a string; it needs true or false"),
         ("'x' ? true : false", "uses `?` on a string; it needs true or false"),
         ("claims.a.all(x, 'y')", "uses `&&` on a string; it needs true or false"),
-        ("{'a': 1} == claims.a", "map literals can be looked into, as in {'a': 1}[claims.x], but not compared"),
-        ("claims.a in [{'a': 1}]", "map literals can be looked into, as in {'a': 1}[claims.x], but not compared"),
         ("google.protobuf.Duration{seconds: 1} == duration('1s')", "message literals are not supported"),
         ("claims.a == b'x'", "bytes literals are not supported"),
         ("[?claims.?a] == []", "optional elements `[?x]` are not supported"),
@@ -291,7 +289,7 @@ fn refused_expressions_say_why() {
         ("'abc'.exists(x, x == 'a')", "loops over a string; only lists and maps have elements"),
         (
             "claims.a.all(x, claims.b.all(y, x == y))",
-            "could take 4004002 steps; at most 100000 are allowed. Loop over fewer or shorter lists",
+            "could take 12009003 steps; at most 100000 are allowed. Loop over fewer or shorter lists",
         ),
     ];
     for (source, expected) in table {
@@ -621,7 +619,7 @@ fn every_function_works_and_is_documented() {
         "1,000".into(),
         "2,048".into(),
         "64 KiB".into(),
-        "1 MiB".into(),
+        "4 MiB".into(),
     ] {
         assert!(documentation.replace("1,024", "1024").contains(&limit), "docs/conditions.md lacks the limit {limit}");
     }

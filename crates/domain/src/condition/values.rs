@@ -5,18 +5,16 @@ use std::sync::{Arc, OnceLock};
 
 use cel::ExecutionError;
 use cel::common::traits::{Container, Indexer, Iterable, Iterator as CelIterator, Sizer};
-use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelNull, CelString, CelTimestamp, Kind, MAP_TYPE, Type};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelNull, CelString, CelTimestamp, MAP_TYPE, Type};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use serde_json::{Map, Value};
 
 use super::admit::RANGE_MAX;
+use super::equality::object_equals;
 use super::functions::Constant;
 use crate::claims::Claims;
 use crate::clock::Timestamp;
-
-/// Converted members kept per object: enough for every path a condition can spell out.
-const CACHE_MAX: usize = 64;
 
 /// What the names in a condition mean during one evaluation.
 pub(super) struct Variables<'c> {
@@ -50,15 +48,18 @@ impl VariableResolver for Variables<'_> {
 /// per evaluation, so that a loop does not convert them at each turn.
 pub(super) struct Object<'c> {
     members: &'c Map<String, Value>,
-    cache: OnceLock<Box<Slot<'c>>>,
+    /// As many places as members, each the head of a list: found by where the member lies in memory.
+    converted: OnceLock<Box<[Place<'c>]>>,
     keys: OnceLock<Vec<CelString<'c>>>,
 }
 
-/// One converted member, and the next: a list that only grows, so that what it lends stays where it is.
+type Place<'c> = OnceLock<Box<Slot<'c>>>;
+
+/// One converted member, and the next of the same place: a list that only grows, so that what it lends stays where it is.
 struct Slot<'c> {
     of: &'c Value,
     value: Converted<'c>,
-    next: OnceLock<Box<Slot<'c>>>,
+    next: Place<'c>,
 }
 
 enum Converted<'c> {
@@ -68,29 +69,31 @@ enum Converted<'c> {
 
 impl<'c> Object<'c> {
     fn new(members: &'c Map<String, Value>) -> Self {
-        Self { members, cache: OnceLock::new(), keys: OnceLock::new() }
+        Self { members, converted: OnceLock::new(), keys: OnceLock::new() }
     }
 
     fn converted(&self, value: &'c Value) -> Option<&Converted<'c>> {
-        let mut place = &self.cache;
-        for _ in 0..CACHE_MAX {
-            let slot = match place.get() {
-                Some(slot) => slot,
+        if !matches!(value, Value::Object(_) | Value::Array(_)) {
+            return None;
+        }
+        let places = self.converted.get_or_init(|| self.members.iter().map(|_| Place::new()).collect());
+        // Members lie in a row, so this spreads them evenly.
+        let index = std::ptr::from_ref(value).addr() / size_of::<Value>() % places.len();
+        let mut place = places.get(index)?;
+        loop {
+            match place.get() {
+                Some(slot) if std::ptr::eq(slot.of, value) => return Some(&slot.value),
+                Some(slot) => place = &slot.next,
                 None => {
                     let new = match value {
                         Value::Object(members) => Converted::Object(Object::new(members)),
                         Value::Array(items) => Converted::List(list(items)),
                         _ => return None,
                     };
-                    place.get_or_init(|| Box::new(Slot { of: value, value: new, next: OnceLock::new() }))
+                    place.get_or_init(|| Box::new(Slot { of: value, value: new, next: Place::new() }));
                 }
-            };
-            if std::ptr::eq(slot.of, value) {
-                return Some(&slot.value);
             }
-            place = &slot.next;
         }
-        None
     }
 }
 
@@ -146,15 +149,7 @@ impl<'c> Val for Object<'c> {
         Some(self)
     }
     fn equals(&self, other: &dyn Val) -> bool {
-        // Through the interfaces: a value that borrows cannot be downcast.
-        let (Kind::Map, Some(sizer), Some(indexer)) = (other.get_type().kind(), other.as_sizer(), other.as_indexer())
-        else {
-            return false;
-        };
-        i64::try_from(self.members.len()) == Ok(sizer.size().into_inner())
-            && self.members.iter().all(|(name, value)| {
-                indexer.get(&CelString::from(name.as_str())).is_ok_and(|other| boxed(value).equals(other.as_ref()))
-            })
+        object_equals(self.members, other)
     }
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
     where

@@ -1,0 +1,37 @@
+//! The admitted conditions that take longest, as far as we know: found by reading the evaluator, by the fuzzer and by the
+//! search of `benches/worst_conditions.rs`. Each stands for a way in which an evaluation can be costly.
+
+/// What the benchmark measures and `tests/worst.rs` evaluates on a worker's stack.
+pub const WORST: &[&str] = &[
+    "claims.list in claims.list",
+    "claims.list.all(x, claims.list - 1 == 0 || true)",
+    "claims.list.all(x, 'a' < claims.list || true)",
+    "claims.list.all(x, claims.list + 1 == 2 || true)",
+    "claims.list.all(x, claims.list[0.5] == 2 || true)",
+    "claims.all(k, claims[k] == 0 || true)",
+    "claims.all(k, claims.list == 0 || true)",
+    "claims.list.all(x, url(claims.text).path == '' || true)",
+    "claims.list.all(x, url(claims.pad).path == '' || true)",
+    "claims.list.all(x, [claims][0].list == 0 || true)",
+    "claims.list.all(x, claims.?list == 0 || true)",
+    "claims.list.all(x, claims.list + claims.list == 0 || true)",
+    "claims.list.all(x, claims.rows + claims.rows == 0 || true)",
+    "claims.list.all(x, now.getHours('Europe/Berlin') == 1 || true)",
+    "claims.list.all(x, string(now) == '' || true)",
+    "claims.list.all(x, {'a': 1, 'b': 2, 'c': 3}[x] == 1 || true)",
+    "claims.list.all(x, claims.pad.split('') == 1 || true)",
+    "claims.list.all(x, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'.split('') == 1 || true)",
+    "claims.list.all(x, double(claims.text) == 1.0 || true)",
+    "claims.list.all(x, string(claims.list) == '' || true)",
+    "claims.list.all(x, int(claims.list) == 0 || true)",
+    "claims.list.all(x, claims.list.startsWith('a') || true)",
+    "claims.list.all(x, claims.list.getHours() == 1 || true)",
+    "claims.list.all(x, timestamp(claims.list) == now || true)",
+    "claims.list.all(x, size(claims.list) == 1 || true)",
+    "claims.list.all(x, claims.list in {'a': 1} || true)",
+    "claims.list.all(x, {'a': 1}[claims.list] == 1 || true)",
+    "claims.list.all(x, claims.rows[0] == claims.rows[1])",
+    "claims.rows == claims.rows && claims == claims && claims.list == claims.list",
+    "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20].all(x, [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20].all(y, claims.rows[0] in claims.rows || true))",
+    "claims.list.all(x, x.matches('(x+x+)+y') || x.matches('([ab]*)*[ab]{20}c') || true)",
+];
