@@ -61,6 +61,7 @@ async fn role_times_operation_times_scope() {
         ("listAPITokens", "query($s: String!) { listAPITokens(scopeMrn: $s) { apiTokens { mrn } } }"),
         ("listExchanges", "query($s: String!) { listExchanges(scopeMrn: $s) { exchanges { reference } } }"),
         ("listAuditEntries", "query($s: String!) { listAuditEntries(scopeMrn: $s) { entries { id } } }"),
+        ("exportEvents", "query($s: String!) { exportEvents(scopeMrn: $s) { events } }"),
         ("createOrganization", "mutation { createOrganization(input: {name: \"x\"}) { mrn } }"),
         ("createSpace", "mutation($o: String!) { createSpace(input: {name: \"x\", orgMrn: $o}) { mrn } }"),
         ("updateSpace", "mutation($s: String!) { updateSpace(input: {mrn: $s, description: \"x\"}) { mrn } }"),

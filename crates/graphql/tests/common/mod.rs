@@ -27,7 +27,7 @@ use sallyport_gateway::limits::Limits;
 use sallyport_graphql::{GraphqlOptions, router};
 use sallyport_identity::outbound::{AllowRule, Outbound, OutboundSettings, ResolveOverride};
 use sallyport_identity::verifier::Verifier;
-use sallyport_store::{Configuration, Recorder, RecorderOptions, Store, StoreOptions};
+use sallyport_store::{AuditEntry, Configuration, Recorder, RecorderOptions, Store, StoreOptions};
 use sallyport_testkit::{Issuer, TestAuthority};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -65,7 +65,20 @@ impl World {
             created_at: clock.now(),
             created_by: String::new(),
         };
-        assert!(store.bootstrap(&owner).await.unwrap());
+        let audit = AuditEntry {
+            id: uuid_v7(clock.now(), &SystemEntropy),
+            time: clock.now(),
+            actor: "//platform.api.mondoo.app".into(),
+            action: "bootstrap".into(),
+            target: "//platform.api.mondoo.app".into(),
+            scope: Scope::Platform,
+            organization: None,
+            before: None,
+            after: None,
+            request_id: None,
+            source_ip: None,
+        };
+        assert!(store.bootstrap(&owner, &audit).await.unwrap());
         let configuration = Configuration::start(store.clone()).await.unwrap();
         let recorder = Recorder::start(store.clone(), Arc::clone(&configuration), RecorderOptions::default());
         let authority = TestAuthority::new().unwrap();
