@@ -56,11 +56,12 @@ fn slot(path: &str) -> Option<Slot> {
         "DeleteAPITokenInput.mrn" => Slot::Names(&[ApiToken]),
         "getWIFProvider.mrn" | "removeWIFProvider.mrn" | "UpdateWIFProviderInput.mrn" => Slot::Names(&[Provider]),
         "CreateWIFTrustInput.providerMrn" => Slot::Names(&[Provider]),
+        "UpdateWIFSubjectInput.providerMrn" | "listWIFSubjects.providerMrn" => Slot::Names(&[Provider]),
         "getWIFTrust.mrn" | "removeWIFTrust.mrn" | "UpdateWIFTrustInput.mrn" => Slot::Names(&[Trust, Binding]),
         "getWIFAuthBinding.mrn" | "removeWIFAuthBinding.mrn" | "UpdateWIFAuthBindingInput.mrn" => {
             Slot::Names(&[Binding, Trust])
         }
-        "revokeCredentials.mrn" => Slot::Names(&[Credential, Trust, Binding, Account]),
+        "revokeCredentials.mrn" => Slot::Names(&[Credential, Trust, Binding, Provider, Account]),
         "SimulateExchangeInput.clientId" => Slot::Names(&[ClientId]),
         "SimulateExchangeInput.audience" => Slot::Names(&[Space, Organization, Trust, Binding, ClientId]),
         "listExchanges.reference" => Slot::Names(&[Exchange]),
@@ -91,8 +92,10 @@ fn slot(path: &str) -> Option<Slot> {
         "GenerateIDTokenInput.audience" => Slot::Plain(json!("https://third.party.example")),
         "CreateServiceAccountInput.validUntil" => Slot::Plain(json!("2100-01-01T00:00:00Z")),
         // `after` is a place in a list, and the list is the caller's: the crawl tries those of others.
-        _ if path.starts_with("list") && name == "after" => Slot::Plain(json!("")),
-        _ if path.starts_with("list") && name == "first" => Slot::Plain(json!(50)),
+        "exportEvents.kinds" => Slot::Plain(json!(["EXCHANGE"])),
+        "exportEvents.since" | "exportEvents.until" => Slot::Plain(json!("2100-01-01T00:00:00Z")),
+        _ if is_list(path) && name == "after" => Slot::Plain(json!("")),
+        _ if is_list(path) && name == "first" => Slot::Plain(json!(50)),
         // --- the rest, by name
         _ => match name {
             "name" | "title" | "description" => Slot::Plain(json!("probe")),
@@ -110,6 +113,10 @@ fn slot(path: &str) -> Option<Slot> {
             _ => return None,
         },
     })
+}
+
+fn is_list(path: &str) -> bool {
+    path.starts_with("list") || path.starts_with("exportEvents.")
 }
 
 /// A type as it stands in a document, and what it is in the end.

@@ -45,7 +45,7 @@ async fn trust(world: &World, scope: &str, role: &str) -> (String, String, Strin
 
 /// Every operation, as the golden table calls it. `$x` is a thing made for this one call, by the document of the same name in
 /// [`FRESH`]; the other variables are always the same.
-const OPERATIONS: [(&str, &str); 48] = [
+const OPERATIONS: [(&str, &str); 51] = [
     ("viewer", "{ viewer { mrn } }"),
     ("listOrganizations", "{ listOrganizations { totalCount } }"),
     ("getOrganization", "query($o: String!) { getOrganization(mrn: $o) { name } }"),
@@ -61,10 +61,12 @@ const OPERATIONS: [(&str, &str); 48] = [
     ("getWIFAuthBinding", "query($b: String!) { getWIFAuthBinding(mrn: $b) { binding { mrn } } }"),
     ("listWIFProviders", "query($s: String!) { listWIFProviders(scopeMrn: $s) { providers { mrn } } }"),
     ("getWIFProvider", "query($p: String!) { getWIFProvider(mrn: $p) { provider { mrn } } }"),
+    ("listWIFSubjects", "query($p: String!) { listWIFSubjects(providerMrn: $p) { subjects { subject } } }"),
     ("listWIFTrusts", "query($s: String!) { listWIFTrusts(scopeMrn: $s) { trusts { mrn } } }"),
     ("getWIFTrust", "query($t: String!) { getWIFTrust(mrn: $t) { trust { mrn } } }"),
     ("listExchanges", "query($s: String!) { listExchanges(scopeMrn: $s) { exchanges { reference } } }"),
     ("listAuditEntries", "query($s: String!) { listAuditEntries(scopeMrn: $s) { entries { id } } }"),
+    ("exportEvents", "query($s: String!) { exportEvents(scopeMrn: $s) { events } }"),
     ("testWIFCondition", "{ testWIFCondition(expression: \"true\", claims: {}) { matched } }"),
     ("simulateExchange", "query($t: String!) { simulateExchange(input: {claims: {}, audience: $t}) { granted } }"),
     ("wifPresets", "{ wifPresets { kind } }"),
@@ -87,6 +89,10 @@ const OPERATIONS: [(&str, &str); 48] = [
     (
         "createServiceAccount",
         "mutation($s: String!) { createServiceAccount(input: {scopeMrn: $s, name: \"x\"}) { mrn } }",
+    ),
+    (
+        "updateWIFSubject",
+        "mutation($p: String!) { updateWIFSubject(input: {providerMrn: $p, subject: \"x\", disabled: true}) { subject { subject } } }",
     ),
     ("updateServiceAccount", "mutation($a: String!) { updateServiceAccount(input: {mrn: $a, name: \"x\"}) { mrn } }"),
     (

@@ -137,6 +137,7 @@ fn provider(kind: ProviderKind) -> Provider {
         disabled: false,
         implicit: false,
         version: 1,
+        credentials_not_before: None,
         warnings: Vec::new(),
         created_at: Timestamp::from_seconds(0),
         created_by: String::new(),

@@ -66,8 +66,8 @@ impl World {
             created_by: String::new(),
         };
         let audit = AuditEntry {
-            id: owner.id.0,
-            time: owner.created_at,
+            id: uuid_v7(clock.now(), &SystemEntropy),
+            time: clock.now(),
             actor: "//platform.api.mondoo.app".into(),
             action: "bootstrap".into(),
             target: "//platform.api.mondoo.app".into(),
