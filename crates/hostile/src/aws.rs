@@ -34,8 +34,11 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
+/// Method, host, headers and body.
+type Sent = (String, String, Vec<(String, String)>, Vec<u8>);
+
 /// What is sent for a document: method, host, headers and body. `None` when it is refused.
-fn document(text: &str) -> Option<(String, String, Vec<(String, String)>, Vec<u8>)> {
+fn document(text: &str) -> Option<Sent> {
     let request = match SignedRequest::parse(text) {
         Ok(request) => request,
         Err(fault) => {
