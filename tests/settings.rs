@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use crate::support::{Reply, Setup, World, free_port, run, sallyport};
 
 /// Every setting of wire.md that has a variable, and its default as `--help` must show it.
-const SETTINGS: [(&str, &str); 20] = [
+const SETTINGS: [(&str, &str); 22] = [
     ("SALLYPORT_LISTEN", "127.0.0.1:8080"),
     ("SALLYPORT_ADMIN_LISTEN", "127.0.0.1:8081"),
     ("SALLYPORT_PUBLIC_URL", "http://<listen>"),
@@ -26,6 +26,8 @@ const SETTINGS: [(&str, &str); 20] = [
     ("SALLYPORT_LIMIT_PER_ADDRESS", "0"),
     ("SALLYPORT_LIMIT_PER_TRUST", "0"),
     ("SALLYPORT_LIMIT_GLOBAL", "0"),
+    ("SALLYPORT_RETENTION_DAYS", "400"),
+    ("SALLYPORT_EVENT_LOG", "none"),
 ];
 
 fn serve(change: impl FnOnce(&mut Command)) -> Output {
@@ -125,6 +127,9 @@ fn mistakes_are_named() {
         ("SALLYPORT_LIMIT_PER_ADDRESS", "-1", "limit_per_address"),
         ("SALLYPORT_LIMIT_PER_TRUST", "many", "limit_per_trust"),
         ("SALLYPORT_LIMIT_GLOBAL", "4294967296", "limit_global"),
+        ("SALLYPORT_RETENTION_DAYS", "a year", "retention_days"),
+        ("SALLYPORT_RETENTION_DAYS", "36501", "retention_days"),
+        ("SALLYPORT_EVENT_LOG", "/no/such/folder/events", "event_log"),
         ("SALLYPORT_LOG", "sallyport=loudest", "log"),
         ("SALLYPORT_LOG_FORMAT", "xml", "log_format"),
     ];

@@ -22,6 +22,8 @@
 //!    outside a transaction, `CREATE INDEX CONCURRENTLY IF NOT EXISTS` on PostgreSQL.
 //! 5. **A new value in an old column** (a kind of provider, say) is something that the version before cannot read. It leaves
 //!    such configuration out, and so grants nothing by it.
+//! 6. **A new restriction** (a subject that is disabled, say) is one that the version before does not enforce. Say in the
+//!    operations guide what is not to be used before the last old replica is gone.
 //!
 //! The store's conformance suite runs a second time on a database with columns, tables and feed entries of a version to
 //! come.

@@ -57,18 +57,17 @@ impl EventQuery {
             Vec<EventKind>,
         >,
         #[graphql(desc = "Only events at or after this time (RFC 3339).")] since: Option<String>,
-        #[graphql(desc = "Only events before this time (RFC 3339).")] until: Option<String>,
         #[graphql(desc = "Items of the page, 1 to 1,000; 50 when left out.")] first: Option<i64>,
         #[graphql(desc = "The endCursor of the page before.")] after: Option<String>,
     ) -> Result<Option<ExportedEvents>> {
         let caller = Caller::of(context)?;
         let scope = caller.scope("scopeMrn", &scope_mrn)?;
         let request = paging::request(first, after)?;
-        let (since, until) = (time("since", since)?, time("until", until)?);
+        let since = time("since", since)?;
         let snapshot = caller.snapshot()?;
         let kinds = readable(&caller.access(&snapshot)?, &scope, kinds)?;
         let (exchanges, changes) = (kinds.contains(&EventKind::Exchange), kinds.contains(&EventKind::Change));
-        let filter = EventFilter { scope, exchanges, changes, since, until };
+        let filter = EventFilter { scope, exchanges, changes, since, until: None };
         let page = caller.services.store.export_events(&filter, &request, caller.now()).await?;
         let page_info = (&page).into();
         let installation = &caller.services.installation;
