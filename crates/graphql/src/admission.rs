@@ -90,6 +90,8 @@ fn lint(compiled: &CompiledTrust, provider: &Provider) -> Result<Vec<String>> {
 fn unpublished_keys(trust: &Trust, provider: &Provider) -> Option<String> {
     let keys = match &provider.keys {
         KeySource::Uploaded(_) => "a key set that was uploaded".to_owned(),
+        // A trust domain publishes no keys of its own: where they are has to be said.
+        KeySource::Url(_) if provider.kind == ProviderKind::Spiffe => return None,
         KeySource::Url(url) => format!("the keys at {url}"),
         KeySource::Discovery | KeySource::Sts => return None,
     };
