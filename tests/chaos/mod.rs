@@ -95,7 +95,7 @@ impl Stage {
     async fn conclude(&mut self, replicas: &[&World], gate: &Gate, recovery: Duration) {
         let mut figures = Figures { times: 1, slowest_recovery: recovery, ..Figures::default() };
         for replica in replicas {
-            // Whatever was ended, the newest and a sample of the older: each costs three requests.
+            // What was ended last; all of it at the end of the scenario.
             for ended in self.ended.iter().rev().take(8) {
                 figures.honoured.extend(ended.honoured(replica, &self.ledger).await);
             }
