@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
 use crate::validate::FieldError;
 
 macro_rules! uuid_id {
@@ -44,6 +45,16 @@ uuid_id! {
     CredentialId;
     /// One exchange attempt; what callers are told as its reference.
     ExchangeId;
+}
+
+impl CredentialId {
+    /// When the id was made, to the millisecond (UUIDv7, RFC 9562 section 5.7): when the exchange began that produced the
+    /// credential. `None` for an id that does not say.
+    pub fn made_at(self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        let seconds = Timestamp::from_seconds(i64::try_from(seconds).ok()?);
+        Some(Timestamp::from_micros(seconds.micros().saturating_add(i64::from(nanos / 1_000))))
+    }
 }
 
 macro_rules! named_id {

@@ -231,21 +231,12 @@ fn access_token(
         trust,
         subject: claims.wif.subject.clone(),
         credential: claims.jti,
-        issued_at: Timestamp::from_seconds(claims.iat).max(made_at(claims.jti)),
+        // `iat` has whole seconds, and what was issued in the second of a revocation, after it, is to live.
+        issued_at: Timestamp::from_seconds(claims.iat).max(claims.jti.made_at().unwrap_or_default()),
         expires_at: Timestamp::from_seconds(claims.exp),
         roles: claims.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
     };
     used.principal(services, snapshot)
-}
-
-/// When an id was made, to the millisecond (UUIDv7, RFC 9562 section 5.7): `iat` has whole seconds, and what was issued in the
-/// second of a revocation, after it, is to live.
-fn made_at(id: CredentialId) -> Timestamp {
-    let made = id.0.get_timestamp().map(|at| at.to_unix());
-    made.and_then(|(seconds, nanos)| {
-        Some(Timestamp::from_micros(i64::try_from(seconds).ok()? * 1_000_000 + i64::from(nanos / 1_000)))
-    })
-    .unwrap_or_default()
 }
 
 async fn service_account_jwt(

@@ -110,7 +110,7 @@ pub struct StoredCredential {
     pub scope: Scope,
     /// Effective roles, as MRNs.
     pub roles: Vec<String>,
-    /// When it was issued.
+    /// When it was issued: when its exchange began, to the millisecond.
     pub issued_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
@@ -517,7 +517,8 @@ impl Store {
             provider: record.provider,
             scope: record.scope,
             roles: credential.roles,
-            issued_at: record.time,
+            // By its id: the record's own time may be later, when the record was late.
+            issued_at: id.made_at().unwrap_or(record.time),
             expires_at: credential.expires_at,
             public_key: credential.public_key,
             issuer: record.issuer,
