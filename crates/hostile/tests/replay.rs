@@ -1,5 +1,7 @@
 //! Every seed, and every input that once broke a target, through the same functions that the fuzzer runs.
 
+#![allow(clippy::unwrap_used, reason = "helpers outside test functions may fail a test too")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,8 +51,10 @@ fn what_once_broke_a_target_holds() {
 #[test]
 fn every_target_has_a_program() {
     let manifest = fs::read_to_string(folder("Cargo.toml")).unwrap();
-    let programs: BTreeSet<&str> =
-        manifest.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/")?.strip_suffix(".rs\"")).collect();
+    let programs: BTreeSet<&str> = manifest
+        .lines()
+        .filter_map(|line| line.strip_prefix("path = \"fuzz_targets/")?.strip_suffix(".rs\""))
+        .collect();
     let targets: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(programs, targets);
     for name in targets {

@@ -802,14 +802,17 @@ fn each_case_is_as_in_the_specification_or_known_not_to_be() {
             Ours::Differs => !same(*spec, &outcome),
         };
         if !as_known {
-            let _ = writeln!(wrong, "{source}\n    specification {spec:?}, known as {ours:?}, found {}", words(&outcome));
+            let _ =
+                writeln!(wrong, "{source}\n    specification {spec:?}, known as {ours:?}, found {}", words(&outcome));
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
 fn documented() -> String {
-    let mut text = String::from("\n| part of the language | cases | as in the specification | refused when saved, on purpose | different |\n|---|---|---|---|---|\n");
+    let mut text = String::from(
+        "\n| part of the language | cases | as in the specification | refused when saved, on purpose | different |\n|---|---|---|---|---|\n",
+    );
     let mut sums = [0; 4];
     let row = |text: &mut String, title: &str, counts: [usize; 4]| {
         let _ = writeln!(text, "| {title} | {} | {} | {} | {} |", counts[0], counts[1], counts[2], counts[3]);
