@@ -169,7 +169,9 @@ fn strangers_cannot_fill_a_tenants_log() {
         let foreign = world.issuer.sign_with_foreign_key(Algorithm::Rs256, world.claims("log", &place.space));
         let counted = async || {
             let metrics = Reply::to(world.http.get(format!("{}/metrics", world.server.admin_url))).await.text();
-            let line = metrics.lines().find(|line| line.starts_with(r#"sallyport_exchanges_unrecorded_total{why="unverified"}"#));
+            let line = metrics
+                .lines()
+                .find(|line| line.starts_with(r#"sallyport_exchanges_unrecorded_total{why="unverified"}"#));
             line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).expect("the counter")
         };
         for _ in 0..200 {

@@ -240,6 +240,25 @@ mod tests {
         assert!(Claims::parse(b"{\"a\":\"\xff\"}").is_err());
     }
 
+    /// As every other reader has them: a reader that is one bit off matches other values, and reads its own text anew
+    /// as yet another number.
+    #[test]
+    fn fractions_are_read_to_the_nearest_double() {
+        for text in [
+            "0.118446744073709551616",
+            "123456789012345678901",
+            "1e23",
+            "0.1",
+            "2.2250738585072014e-308",
+            "1.7976931348623157e308",
+        ] {
+            let claims = Claims::parse(format!(r#"{{"n":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(claims.get("n").and_then(Value::as_f64), Some(text.parse().unwrap()), "{text}");
+            let written = Value::from(claims.clone()).to_string();
+            assert_eq!(Claims::parse(written.as_bytes()), Ok(claims), "{text}");
+        }
+    }
+
     #[test]
     fn wrong_types_are_refusals_not_absences() {
         let claims =

@@ -34,10 +34,16 @@ pub fn request(bytes: &[u8]) {
     }
 }
 
-/// Method, host, headers and body.
-type Sent = (String, String, Vec<(String, String)>, Vec<u8>);
+/// What is sent for a document.
+#[derive(PartialEq, Debug)]
+struct Sent {
+    method: String,
+    host: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
 
-/// What is sent for a document: method, host, headers and body. `None` when it is refused.
+/// `None` when the document is refused.
 fn document(text: &str) -> Option<Sent> {
     let request = match SignedRequest::parse(text) {
         Ok(request) => request,
@@ -78,7 +84,7 @@ fn document(text: &str) -> Option<Sent> {
             assert_eq!(found, [value], "{name}");
         }
     }
-    Some((rebuilt.method.to_string(), request.host().to_owned(), headers, rebuilt.body))
+    Some(Sent { method: rebuilt.method.to_string(), host: request.host().to_owned(), headers, body: rebuilt.body })
 }
 
 /// An STS host by its shape, said differently from the list that the parser has.

@@ -33,8 +33,9 @@ const CLAIMS: u64 = 16 * 1024;
 const CLAIMS_VALUES: u64 = CLAIMS / 2;
 /// Bytes that a value takes besides its text.
 const VALUE: u64 = 64;
-/// Ticks in a step. A tick is about the evaluation of one node, 50 ns; measured steps took from 1 to 600 ns, those of costly conditions at most 390.
-const TICKS: u64 = 4;
+/// Ticks in a step. `benches/worst_conditions.rs` of the crate `hostile` measures what a step takes in the costliest
+/// conditions: at most 0.4 microseconds.
+const TICKS: u64 = 10;
 
 /// What is known about a value's type before evaluation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -211,7 +212,7 @@ impl Walk {
             Expr::Ident(name) => (self.identifier(name)?, 1),
             Expr::Select(select) => {
                 let (base, ticks) = self.visit(&mut select.operand, depth + 1)?;
-                (member(base, if select.test { Kind::Bool } else { Kind::Any }), ticks + 1)
+                (member(base, if select.test { Kind::Bool } else { Kind::Any }), ticks + 4)
             }
             Expr::List(list) => {
                 if !list.optional_indices.is_empty() {
@@ -233,7 +234,7 @@ impl Walk {
             }
             Expr::Map(map) => {
                 let mut whole = Shape::new(Kind::Map, map.entries.len() as u64, 1, 0);
-                let mut total = 1;
+                let mut total = 8;
                 let mut key: Option<Shape> = None;
                 for entry in &mut map.entries {
                     let EntryExpr::MapEntry(entry) = &mut entry.expr else {
@@ -244,7 +245,7 @@ impl Walk {
                     }
                     let (name, name_ticks) = self.visit(&mut entry.key, depth + 1)?;
                     let (value, value_ticks) = self.visit(&mut entry.value, depth + 1)?;
-                    total += name_ticks + value_ticks + name.copy() + value.copy() + 2;
+                    total += name_ticks + value_ticks + name.copy() + value.copy() + 4;
                     whole.values += name.values + value.values;
                     whole.bytes += name.bytes + value.bytes;
                     key = Some(key.map_or_else(|| name.clone(), |k| k.or(name.clone())));
@@ -428,7 +429,7 @@ impl Walk {
             }
             "split" => {
                 let parts = subject.bytes.saturating_add(1).min(RANGE_MAX as u64);
-                total += subject.bytes / 16 + 2 * parts;
+                total += subject.bytes / 16 + 3 * parts;
                 let part = Shape::text(subject.bytes.div_ceil(parts));
                 Shape {
                     element: Some(Box::new(part)),
@@ -437,19 +438,24 @@ impl Walk {
                 }
             }
             "url" | "lowerAscii" | "upperAscii" | "string" | "getPath" | "getHost" | "getScheme" => {
-                total += subject.bytes / 16;
+                total += 12 + subject.bytes / 16;
                 Shape { kind: function.result, chain: subject.chain, ..Shape::text(subject.bytes.max(32)) }
             }
             "contains" => {
                 total += subject.bytes / 16;
                 Shape::scalar(function.result)
             }
-            "timestamp" | "duration" | "cidr" | "containsIP" => {
+            "timestamp" | "cidr" | "containsIP" => {
                 total += 16;
                 Shape::scalar(function.result)
             }
+            // The evaluator reads its digits slowly.
+            "duration" => {
+                total += 16 + 2 * subject.bytes;
+                Shape::scalar(function.result)
+            }
             _ => {
-                total += subject.bytes / 256 + 8;
+                total += (subject.bytes + first.map_or(0, |argument| argument.bytes)) / 128 + 8;
                 Shape { chain: subject.chain, ..Shape::scalar(function.result) }
             }
         };
@@ -465,7 +471,7 @@ impl Walk {
             total += ticks;
             shapes.push(shape);
         }
-        rewrite(call, &shapes);
+        total += rewrite(call, &shapes);
         let chain = shapes.iter().map(|shape| shape.chain).max().unwrap_or_default();
         let mut shapes = shapes.into_iter();
         let (a, b, c) = (shapes.next(), shapes.next(), shapes.next());
@@ -499,7 +505,7 @@ impl Walk {
             }
             (operators::IN, Some(a), Some(b), None) => {
                 // Each element is compared; only what is equal so far is read on.
-                total += b.len / 2 + if a.is_scalar() { b.bytes / 64 } else { compare(&b, &b) };
+                total += a.bytes / 32 + b.len / 2 + if a.is_scalar() { b.bytes / 64 } else { compare(&b, &b) };
                 Shape::scalar(Kind::Bool)
             }
             (operators::ADD, Some(a), Some(b), None) => {
@@ -546,13 +552,13 @@ impl Walk {
                 // A number or a duration: in any case nothing that is true or false.
                 Shape::scalar(Kind::Int)
             }
-            (operators::INDEX, Some(a), Some(_), None) => {
-                total += 2;
+            (operators::INDEX, Some(a), Some(key), None) => {
+                total += 4 + key.bytes / 32;
                 member(a, Kind::Any)
             }
-            (operators::OPT_INDEX | operators::OPT_SELECT, Some(a), Some(_), None) => {
+            (operators::OPT_INDEX | operators::OPT_SELECT, Some(a), Some(key), None) => {
                 let shape = member(a, Kind::Optional);
-                total += 4 + shape.copy();
+                total += 6 + key.bytes / 32 + shape.copy();
                 shape
             }
             _ => return Err(unknown_function(&name)),
@@ -572,9 +578,11 @@ fn compare(a: &Shape, b: &Shape) -> u64 {
 }
 
 /// Replaces operators that would copy their operands into an error by our own, or wraps operands that may have elements
-/// where only scalars do. Where the types are known, the evaluator's are as good, and quicker.
-fn rewrite(call: &mut CallExpr, shapes: &[Shape]) {
-    let [a, b] = shapes else { return };
+/// where only scalars do. Where the types are known, the evaluator's are as good, and quicker. Gives the ticks that this
+/// takes.
+fn rewrite(call: &mut CallExpr, shapes: &[Shape]) -> u64 {
+    const CALL: u64 = 6;
+    let [a, b] = shapes else { return 0 };
     let number = matches!(a.kind, Kind::Int | Kind::Double);
     let (guard, both) = match call.func_name.as_str() {
         operators::EQUALS | operators::NOT_EQUALS if !b.is_scalar() && (number || !a.is_scalar()) => {
@@ -586,11 +594,11 @@ fn rewrite(call: &mut CallExpr, shapes: &[Shape]) {
                 call.func_name = operators::LOGICAL_NOT.to_owned();
                 call.args = vec![IdedExpr { id: 0, expr: Expr::Call(equal) }];
             }
-            return;
+            return CALL;
         }
         operators::IN => {
             call.func_name = CONTAINS.to_owned();
-            return;
+            return CALL;
         }
         operators::SUBSTRACT
         | operators::MULTIPLY
@@ -603,8 +611,9 @@ fn rewrite(call: &mut CallExpr, shapes: &[Shape]) {
         // Lists can be added, but not to scalars.
         operators::ADD if a.is_scalar() || b.is_scalar() => (SCALAR, [true, true]),
         operators::INDEX | operators::OPT_INDEX => (KEY, [false, true]),
-        _ => return,
+        _ => return 0,
     };
+    let mut ticks = 0;
     for ((argument, shape), wanted) in call.args.iter_mut().zip(shapes).zip(both) {
         let fits = match (guard, &argument.expr) {
             (SCALAR, _) => shape.is_scalar(),
@@ -618,8 +627,10 @@ fn rewrite(call: &mut CallExpr, shapes: &[Shape]) {
             let guarded = std::mem::replace(argument, IdedExpr { id, expr: Expr::Unspecified });
             let args = vec![guarded, IdedExpr { id, expr: operator }];
             argument.expr = Expr::Call(CallExpr { func_name: guard.to_owned(), target: None, args });
+            ticks += CALL;
         }
     }
+    ticks
 }
 
 /// A member of `base`: never more than all of it.

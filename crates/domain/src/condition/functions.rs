@@ -149,9 +149,11 @@ fn build() -> Result<Env, DeclarationError> {
     env.add_overload(SCALAR, "any_scalar", vec![DYN_TYPE, STRING_TYPE], scalar)?;
     env.add_overload(KEY, "any_key", vec![DYN_TYPE, STRING_TYPE], |args| {
         let value = scalar(args)?;
+        // Whole, and an integer of 64 bits: what the evaluator looks up.
+        let whole = |number: f64| number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_807.0;
         match value.downcast_ref::<CelDouble>() {
-            Some(number) if number.inner().fract() != 0.0 => {
-                Err(ExecutionError::function_error("[]", "a fraction is no key"))
+            Some(number) if !whole(*number.inner()) => {
+                Err(ExecutionError::function_error("[]", "the number is no whole number"))
             }
             _ => Ok(value),
         }

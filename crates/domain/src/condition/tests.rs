@@ -1,7 +1,6 @@
 //! What is admitted and what it means, what is refused and with which words, and that neither can hurt.
 
 use std::thread;
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -204,6 +203,20 @@ fn errors_at_run_time_name_the_claim() {
         (GITHUB, "int(claims.ref) == 1", "`int`: string parse error: invalid digit found in string"),
         (GITHUB, "claims.ref.all(x, x == '')", "expected iterable, found string"),
         (GITHUB, "{'a': 1}[claims.ref] == 1", "there is no member `refs/heads/main`"),
+        // Lists where only scalars fit: the evaluator's own errors would hold all of them, and take as long to make.
+        (GITHUB, "claims.aud - 1 == 0", "`-` does not work on list"),
+        (GITHUB, "claims.exp * claims.aud == 0", "`*` does not work on list"),
+        (GITHUB, "1 / claims.aud == 0", "`/` does not work on list"),
+        (GITHUB, "claims % 2 == 0", "`%` does not work on map"),
+        (GITHUB, "claims.ref < claims.aud", "`<` does not work on list"),
+        (GITHUB, "[1, 2] >= claims.exp", "`>=` does not work on list"),
+        (GITHUB, "'a' + claims.aud == 'ab'", "`+` does not work on list"),
+        (GITHUB, "claims.aud[claims.aud] == ''", "`[]` does not work on list"),
+        (GITHUB, "claims.aud[0.5] == ''", "`[]`: the number is no whole number"),
+        (GITHUB, "claims.aud[1e300] == ''", "`[]`: the number is no whole number"),
+        (GITHUB, "{'a': 1}[claims.aud] == 1", "`[]` does not work on list"),
+        (GITHUB, "claims.aud in {'a': 1}", "`in` does not work on list and map"),
+        (GITHUB, "claims.aud in claims", "`in` does not work on list and map"),
     ];
     for (json, source, expected) in table {
         assert_eq!(compile(source).evaluate(&claims(json), NOW), Err((*expected).to_owned()), "{source}");
@@ -289,7 +302,7 @@ fn refused_expressions_say_why() {
         ("'abc'.exists(x, x == 'a')", "loops over a string; only lists and maps have elements"),
         (
             "claims.a.all(x, claims.b.all(y, x == y))",
-            "could take 12009003 steps; at most 100000 are allowed. Loop over fewer or shorter lists",
+            "could take 5403902 steps; at most 100000 are allowed. Loop over fewer or shorter lists",
         ),
     ];
     for (source, expected) in table {
@@ -317,7 +330,7 @@ fn big_claims() -> Claims {
 }
 
 #[test]
-fn hostile_expressions_are_refused_or_cheap_on_a_small_stack() {
+fn hostile_expressions_are_refused_or_fit_a_small_stack() {
     on_small_stack(|| {
         let nest = |open: &str, close: &str, n: usize| format!("{}1{} == 1", open.repeat(n), close.repeat(n));
         let chain = |link: &str, n: usize| format!("claims{} == 1", link.repeat(n));
@@ -388,17 +401,15 @@ fn hostile_expressions_are_refused_or_cheap_on_a_small_stack() {
         ];
         let claims = big_claims();
         for source in sources {
-            let started = Instant::now();
             let outcome = Condition::compile("condition", &source);
             let name: String = source.chars().take(60).collect();
             if let Err(error) = &outcome {
                 assert!(error.message.len() <= explain::LENGTH_MAX, "{name}: {}", error.message);
             }
             if let Ok(condition) = outcome {
-                let _ = condition.evaluate(&claims, NOW);
+                let outcome = condition.evaluate(&claims, NOW);
+                assert!(!matches!(&outcome, Err(why) if why.contains("failed internally")), "{name}: {outcome:?}");
             }
-            // Unoptimised test builds are an order of magnitude slower than what is shipped.
-            assert!(started.elapsed() < Duration::from_secs(3), "{name}: {:?}", started.elapsed());
         }
         for refused in [nest("(", ")", 300), loops(3), maps(5), loops(6), chain(".a", 500), ["1"; 330].join("==")] {
             assert!(Condition::compile("condition", &refused).is_err(), "{refused}");
@@ -407,6 +418,77 @@ fn hostile_expressions_are_refused_or_cheap_on_a_small_stack() {
             assert!(Condition::compile("condition", &admitted).is_ok(), "{admitted}");
         }
     });
+}
+
+/// threats.md, "Matching": CEL bombs, each with the limit that stops it.
+#[test]
+fn bombs_are_refused_with_the_limit_that_stops_them() {
+    let nest = |open: &str, core: &str, close: &str, n: usize| format!("{}{core}{}", open.repeat(n), close.repeat(n));
+    let table = [
+        ("length", format!("claims.a == '{}'", "x".repeat(1_100)), "is 1114 bytes long; at most 1024 are allowed"),
+        ("characters of four bytes", format!("claims.a == '{}'", "\u{1f980}".repeat(300)), "at most 1024 are allowed"),
+        ("brackets", nest("(", "1", ")", 300) + " == 1", "syntax error"),
+        ("lists in lists", nest("[", "1", "]", 80) + " == 1", "nests more than 64 levels deep"),
+        ("maps in maps", nest("{1:", "1", "}", 80) + " == 1", "nests more than 64 levels deep"),
+        ("calls in calls", nest("dyn(", "1", ")", 80) + " == 1", "nests more than 64 levels deep"),
+        ("negations", nest("!dyn(", "true", ")", 70), "nests more than 64 levels deep"),
+        ("ternaries", nest("true?(", "true", "):true", 66), "nests more than 64 levels deep"),
+        ("a chain of sums", format!("1{} == 1", "+1".repeat(400)), "nests more than 64 levels deep"),
+        ("a chain of members", format!("claims{} == 1", ".a".repeat(400)), "nests more than 64 levels deep"),
+        ("a chain of indices", format!("claims{} == 1", "[0]".repeat(300)), "nests more than 64 levels deep"),
+        ("a chain of calls", format!("claims.a{} == 1", ".size()".repeat(100)), "nests more than 64 levels deep"),
+        ("parts", ["[].all(x,x)"; 70].join("||"), "has more than 512 parts"),
+        ("loops in loops", "[1].all(a, [1].all(b, [1].all(c, true)))".into(), "nests more than 2 loops"),
+        ("maps in maps of lists", "[1].map(a, [1].map(b, [1].map(c, c))) == []".into(), "nests more than 2 loops"),
+        ("loops on loops", format!("[1]{}.size() == 1", ".map(x, x)".repeat(5)), "chains more than 4 loops"),
+        ("a square of claims", "claims.a.all(x, claims.a.all(y, true))".into(), "steps; at most 100000 are allowed"),
+        (
+            "a square of a claim's own lists",
+            "claims.a.all(x, x.all(y, x.all(z, true)))".into(),
+            "nests more than 2 loops",
+        ),
+        ("membership in a loop", "claims.a.all(x, x in claims.b)".into(), "steps; at most 100000 are allowed"),
+        (
+            "a text for each element",
+            "claims.a.map(x, claims.pad + 'x').size() == 1".into(),
+            "could build a value of more than 4096 KiB",
+        ),
+        (
+            "doubling",
+            format!("[claims.a]{} == []", ".map(x, x + x)".repeat(4)),
+            "could build a value of more than 4096 KiB",
+        ),
+        (
+            "a sum of claims",
+            format!("claims.a{} == []", " + claims.a".repeat(40)),
+            "could build a value of more than 4096 KiB",
+        ),
+        (
+            "repetitions of repetitions",
+            "claims.a.matches('(a{0,100}){0,100}')".into(),
+            "the pattern of `matches` is too large; use fewer or smaller repetitions",
+        ),
+        (
+            "a thousand of any letter",
+            "claims.a.matches('\\\\pL{1000}')".into(),
+            "the pattern of `matches` is too large; use fewer or smaller repetitions",
+        ),
+        (
+            "groups in groups",
+            format!("claims.a.matches('{}')", nest("(", "a", ")", 40)),
+            "the pattern of `matches` is not valid",
+        ),
+        (
+            "a long search in a loop",
+            "claims.a.all(x, claims.b.matches('(x+x+)+y'))".into(),
+            "steps; at most 100000 are allowed",
+        ),
+        ("replace", "claims.a.replace('', claims.a) == ''".into(), "there is no function `replace`"),
+        ("range", "lists.range(1000000).size() > 0".into(), "there is no function `range`"),
+    ];
+    let found = table.map(|(what, source, reason)| (what, reason, refusal(&source)));
+    let wrong: Vec<_> = found.iter().filter(|(_, reason, message)| !message.contains(reason)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -419,6 +501,63 @@ fn heavy_conditions_run_on_their_own_stack_and_say_so() {
     for condition in [light, heavy] {
         assert_eq!(condition.evaluate(&big_claims(), NOW), Ok(true));
     }
+}
+
+/// A number that the evaluator compares with a list is written into an error together with a copy of the list; so equality
+/// and membership of values of unknown types are our own.
+#[test]
+fn equality_of_any_two_values_is_that_of_the_language() {
+    let json = r#"{
+        "one": 1, "half": 0.5, "text": "1", "list": [1, [2, {"a": null}]], "same": [1.0, [2, {"a": null}]], "other": [1, [2, {"a": 0}]],
+        "map": {"x": {"y": [true]}, "z": "1"}, "map2": {"z": "1", "x": {"y": [true]}}, "map3": {"z": "1", "x": {"y": [false]}},
+        "none": {}, "empty": [], "nil": null
+    }"#;
+    let names = ["one", "half", "text", "list", "same", "other", "map", "map2", "map3", "none", "empty", "nil"];
+    let equal = [("list", "same"), ("map", "map2")];
+    let claims = claims(json);
+    let holds = |source: &str| compile(source).evaluate(&claims, NOW);
+    for a in names {
+        for b in names {
+            let same = a == b || equal.contains(&(a, b)) || equal.contains(&(b, a));
+            assert_eq!(holds(&format!("claims.{a} == claims.{b}")), Ok(same), "{a} == {b}");
+            assert_eq!(holds(&format!("claims.{a} != claims.{b}")), Ok(!same), "{a} != {b}");
+            assert_eq!(holds(&format!("claims.{a} in [claims.{b}]")), Ok(same), "{a} in [{b}]");
+            assert_eq!(holds(&format!("{{'m': claims.{a}}} == {{'m': claims.{b}}}")), Ok(same), "{{{a}}} == {{{b}}}");
+            assert_eq!(holds(&format!("claims.?{a} == claims.?{b}")), Ok(same), "?{a} == ?{b}");
+        }
+    }
+    let literal = "{'z': '1', 'x': {'y': [true]}}";
+    for source in
+        [format!("claims.map == {literal}"), format!("{literal} == claims.map"), format!("{literal} in [claims.map]")]
+    {
+        assert_eq!(holds(&source), Ok(true), "{source}");
+    }
+    assert_eq!(holds("claims.map3 == {'z': '1', 'x': {'y': [true]}}"), Ok(false));
+    assert_eq!(holds("'z' in claims.map && !('y' in claims.map) && !(1 in claims.map)"), Ok(true));
+}
+
+/// Two bytes of JSON are a value, so a claim can have eight thousand of them; each takes time to copy.
+#[test]
+fn copies_are_counted_by_their_values() {
+    let cost = |source: &str| compile(source).cost();
+    let read = cost("claims.a == 1");
+    for copy in
+        ["[claims.a] == 1", "claims.?a == 1", "claims.a + claims.b == 1", "{'a': claims.a} == 1", "dyn(claims.a) == 1"]
+    {
+        assert!(cost(copy) > read + 1_600, "{copy}: {}", cost(copy));
+    }
+    for refused in [
+        "claims.list.all(x, [claims][0].list == 0 || true)",
+        "claims.list.all(x, claims.?list == 0 || true)",
+        "claims.list.all(x, claims.list + claims.list == 0 || true)",
+    ] {
+        assert!(refusal(refused).starts_with("could take "), "{refused}");
+    }
+    let times =
+        |source: &str, count: usize| format!("claims.list.all(x, {}true)", format!("{source} || ").repeat(count));
+    // Not only lists: reading a long text as a duration, or looking one up.
+    assert!(refusal(&times("duration(claims.text) == duration('1s')", 1)).starts_with("could take "));
+    assert!(refusal(&times("claims[claims.text] == 1", 25)).starts_with("could take "));
 }
 
 #[test]

@@ -213,3 +213,24 @@ impl<'b, 'c: 'v, 'v> CelIterator<'b, 'v> for Keys<'b, 'c> {
         self.0.next().map(|name| name as &'b (dyn Val + 'v))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many lists an object has: a list that is converted at each reading makes loops quadratic.
+    #[test]
+    fn a_member_is_converted_once() {
+        let members = (0..300).map(|n| (format!("m{n}"), serde_json::json!([n, {"a": [n]}]))).collect::<Map<_, _>>();
+        let object = Object::new(&members);
+        let place = |name: &str| match object.get(&CelString::from(name)).unwrap() {
+            CowVal::Borrowed(value) => std::ptr::from_ref(value).addr(),
+            CowVal::Owned(_) => panic!("{name} was converted for this reading alone"),
+        };
+        let first: Vec<usize> = members.keys().map(|name| place(name)).collect();
+        let again: Vec<usize> = members.keys().map(|name| place(name)).collect();
+        assert_eq!(first, again);
+        let distinct: std::collections::BTreeSet<usize> = first.into_iter().collect();
+        assert_eq!(distinct.len(), members.len());
+    }
+}
