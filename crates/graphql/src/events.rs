@@ -48,7 +48,6 @@ impl EventQuery {
     /// Whoever goes on from `endCursor` misses no event and gets none twice, whichever replica answers. For that an event is
     /// handed out about ten seconds after it happened.
     #[graphql(complexity = "cost(first, child_complexity)")]
-    #[expect(clippy::too_many_arguments, reason = "each is an argument of the published schema")]
     async fn export_events(
         &self,
         context: &Context<'_>,

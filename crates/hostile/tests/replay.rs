@@ -1,6 +1,5 @@
 //! Every seed, and every input that once broke a target, through the same functions that the fuzzer runs.
 #![expect(clippy::unwrap_used, reason = "this whole file is a test, which clippy.toml's exception does not see")]
-#![allow(clippy::unwrap_used, reason = "helpers outside test functions may fail a test too")]
 
 use std::collections::BTreeSet;
 use std::fs;
