@@ -196,7 +196,7 @@ fn no_operation_tells_a_principal_without_rights_what_there_is_around_it() {
 fn no_field_of_any_answer_shows_another_tenant() {
     run(async {
         // A pair of their own: elsewhere here one tenant's names are shown to the other, who then has them on record.
-        let stage = Stage::of("finch", "gecko").await;
+        let stage = Stage::of("quartzco", "topazco").await;
         let (marks, cursors) = stage.marks().await;
         assert!(marks.len() > 15 && cursors.len() > 5, "{marks:?} {cursors:?}");
         for caller in stage.heron.callers() {
@@ -207,7 +207,7 @@ fn no_field_of_any_answer_shows_another_tenant() {
                 }
             }
             // They do see their own.
-            let own = answers.iter().filter(|answer| answer.contains("\"name\":\"finch\"")).count();
+            let own = answers.iter().filter(|answer| answer.contains("\"name\":\"quartzco\"")).count();
             assert!(own > 10, "{}: {own}", caller.who);
         }
     });

@@ -14,6 +14,7 @@ use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
 use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
+use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
 type List<V> = GenericVector<V, imbl::shared_ptr::DefaultSharedPtr>;
@@ -105,13 +106,32 @@ impl Snapshot {
         next
     }
 
-    /// The same revision without revocations of credentials that have ended by themselves before `now`; a bounded number
-    /// of them at a time. `None` when there are none.
+    /// The same revision without revocations of credentials that have ended by themselves before `now`, and without statuses
+    /// of subjects that mean nothing any more; a bounded number of them at a time. `None` when there are none.
     #[must_use]
     pub fn forget_ended(&self, now: Timestamp) -> Option<Self> {
         let ended = |snapshot: &Self| snapshot.revoked_by_end.get_min().filter(|(until, _)| *until < now).copied();
-        ended(self)?;
+        let long_ago = now.plus_seconds(-i64::from(LIFETIME_MAX));
+        let idle = |status: &SubjectStatus| {
+            !status.disabled && status.credentials_not_before.is_none_or(|not_before| not_before < long_ago)
+        };
+        let idle: Vec<(ProviderId, Arc<str>)> = self
+            .subjects
+            .iter()
+            .flat_map(|(provider, of)| of.iter().map(move |(subject, status)| (provider, subject, status)))
+            .filter(|(_, _, status)| idle(status))
+            .take(FORGOTTEN_AT_ONCE)
+            .map(|(provider, subject, _)| (*provider, Arc::clone(subject)))
+            .collect();
+        if ended(self).is_none() && idle.is_empty() {
+            return None;
+        }
         let mut next = self.clone();
+        for (provider, subject) in idle {
+            if let Some(of) = next.subjects.get_mut(&provider) {
+                of.remove(&subject);
+            }
+        }
         for _ in 0..FORGOTTEN_AT_ONCE {
             let Some(entry) = ended(&next) else { break };
             next.revoked_by_end.remove(&entry);

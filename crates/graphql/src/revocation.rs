@@ -88,7 +88,7 @@ async fn revoke(caller: &Caller, mrn: &str, subject: Option<&str>) -> Result<()>
                     let found = snapshot.service_account(*id).filter(|account| account.scope == scope);
                     let mut account = found.map(|a| ServiceAccount::clone(a)).ok_or_else(missing)?;
                     account.credentials_not_before = Some(now);
-                    Write::PutServiceAccount(account)
+                    Write::Ending(Box::new(Write::PutServiceAccount(account)))
                 }
                 Resource::Trust(_, id) | Resource::Binding(_, id) => {
                     let candidate = snapshot.candidate(*id).ok_or_else(missing)?;
@@ -99,7 +99,7 @@ async fn revoke(caller: &Caller, mrn: &str, subject: Option<&str>) -> Result<()>
                     trust.credentials_not_before = Some(now);
                     let issuer = candidate.provider.issuer.key();
                     let binding_fingerprint = trust.binding.then(|| binding_fingerprint(&trust, issuer));
-                    Write::PutTrust { trust, binding_fingerprint }
+                    Write::Ending(Box::new(Write::PutTrust { trust, binding_fingerprint }))
                 }
                 Resource::Provider(_, id) => {
                     let found = snapshot.provider(*id).filter(|provider| provider.scope == scope);
@@ -107,12 +107,12 @@ async fn revoke(caller: &Caller, mrn: &str, subject: Option<&str>) -> Result<()>
                     match subject {
                         None => {
                             provider.credentials_not_before = Some(now);
-                            Write::PutProvider(provider)
+                            Write::Ending(Box::new(Write::PutProvider(provider)))
                         }
                         Some(subject) => {
                             let mut status = status_of(caller, access, provider.id, subject);
                             status.credentials_not_before = Some(now);
-                            Write::PutSubjectStatus(status)
+                            Write::Ending(Box::new(Write::PutSubjectStatus(status)))
                         }
                     }
                 }

@@ -54,7 +54,8 @@ impl WifSubject {
 pub(crate) struct UpdateInput {
     /// MRN of the provider whose subject it is.
     provider_mrn: String,
-    /// The subject, whole and in its letters' case, as `listExchanges` shows it. Not a pattern.
+    /// The subject, whole and in its letters' case, as `listExchanges` shows it. Not a pattern: where a workload chooses a part
+    /// of its subject, as the session of an AWS role or a branch, disable the trust instead.
     subject: String,
     /// Whether it is disabled.
     disabled: bool,

@@ -18,6 +18,9 @@ use secrecy::ExposeSecret;
 use crate::settings::Settings;
 use crate::{keys, master_key, telemetry};
 
+/// The files of one database, side files first: what is left of a move that was cut short is never played into another.
+const PARTS: [&str; 3] = ["-wal", "-shm", ""];
+
 /// Held by everyone who uses the embedded database's file, shared, and by whoever replaces it, alone.
 #[derive(Debug)]
 pub(crate) struct DatabaseLock {
@@ -109,11 +112,14 @@ pub(crate) async fn restore(settings: Settings, from: &Path, force: bool, keep_c
     if !from.exists() {
         bail!("there is no file {}", from.display());
     }
-    if database.exists() && !force {
-        bail!("there is a database at {}; with --force it is set aside", database.display());
-    }
     crate::serve::make_data_folder(&settings)?;
     let _lock = DatabaseLock::alone(&database)?;
+    // The side files too: SQLite would play those of an older database into the one that is put there.
+    let there = |ending: &&str| beside(&database, ending).symlink_metadata().is_ok();
+    let parts: Vec<&str> = PARTS.into_iter().filter(there).collect();
+    if !parts.is_empty() && !force {
+        bail!("there is a database at {}; with --force it is set aside", database.display());
+    }
     // The keys are tried before anything is touched, with the key that the server will have.
     let master = master_key::load(&settings, &SystemEntropy)?;
     let fresh = beside(&database, ".restoring");
@@ -122,21 +128,25 @@ pub(crate) async fn restore(settings: Settings, from: &Path, force: bool, keep_c
         remove(&fresh);
     }
     prepared?;
-    if database.exists() {
+    if !parts.is_empty() {
         let aside = beside(&database, &format!(".before-{}", SystemClock.now().seconds()));
-        for ending in ["", "-wal", "-shm"] {
-            let part = beside(&database, ending);
-            if part.exists() {
-                std::fs::rename(&part, beside(&aside, ending)).context("the database could not be set aside")?;
-            }
+        for ending in parts {
+            std::fs::rename(beside(&database, ending), beside(&aside, ending))
+                .context("the database could not be set aside")?;
         }
+        sync_folder(&database)?;
         println!("the database that was there is now {}", aside.display());
     }
     std::fs::rename(&fresh, &database).context("the copy could not be put in place")?;
     sync_folder(&database)?;
     println!("{} is restored from {}", database.display(), from.display());
     if !keep_credentials {
-        println!("Every credential issued until now has ended; workloads exchange their tokens anew.");
+        println!(
+            "Every credential issued until now has ended, and the signing keys are new; workloads exchange their tokens anew."
+        );
+        println!(
+            "What was deleted or disabled after the copy was taken is back: look at API tokens, standing keys and trusts."
+        );
     }
     Ok(())
 }
@@ -184,12 +194,16 @@ async fn check(settings: &Settings, store: &Store, master: &MasterKey, keep_cred
             source_ip: None,
         };
         store.end_all_credentials(now, &audit).await?;
+        // One that leaked since would sign again.
+        let seams =
+            keys::Seams { clock: &SystemClock, entropy: &SystemEntropy, mrns: &settings.mrn_domain, by: "restore" };
+        keys::rotate_by_command(store, master, seams, true).await?;
     }
     Ok(())
 }
 
 fn remove(file: &Path) {
-    for ending in ["", "-wal", "-shm"] {
+    for ending in PARTS {
         let _ = std::fs::remove_file(beside(file, ending));
     }
 }

@@ -16,6 +16,8 @@ use sallyport_domain::matching::Installation;
 use sallyport_store::{Event, Store};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::export::whole_lines;
+
 /// Events that may wait for being written; further ones are left out.
 const ROOM: usize = 16_384;
 /// Most events of one write.
@@ -43,6 +45,17 @@ impl Target {
             Self::File(path) => OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(lines),
         }
     }
+
+    /// Whether it can be written; and what an earlier process left half-written is a line of its own from here on.
+    fn open(&self) -> std::io::Result<()> {
+        match self {
+            Self::Stdout => Ok(()),
+            Self::File(path) => {
+                let mut file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
+                whole_lines(&mut file)
+            }
+        }
+    }
 }
 
 /// The thread that writes.
@@ -66,7 +79,7 @@ impl EventLog {
         for reason in ["queue_full", "write_failed"] {
             metrics::counter!("sallyport_events_unwritten_total", "reason" => reason).increment(0);
         }
-        target.write(b"").with_context(|| format!("event_log: cannot write {target:?}"))?;
+        target.open().with_context(|| format!("event_log: cannot write {target:?}"))?;
         let events = store.stream_events(ROOM).context("event_log: the events are written already")?;
         let closing = Arc::new(Notify::new());
         let (ended, done) = oneshot::channel();

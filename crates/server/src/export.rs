@@ -1,7 +1,7 @@
 //! `sallyport export`: the record as lines of OCSF JSON, from any point on, once or for ever.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -140,10 +140,25 @@ enum Output {
     File(PathBuf, File),
 }
 
+/// Ends the last line of a file, should whoever wrote it have been cut off: what follows is to be a line of its own.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn whole_lines(file: &mut File) -> std::io::Result<()> {
+    if !file.metadata()?.is_file() || file.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
+}
+
 impl Output {
     fn open(path: Option<PathBuf>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(&path);
+        let file = file.and_then(|mut file| whole_lines(&mut file).map(|()| file));
         Ok(Self::File(path.clone(), file.with_context(|| format!("--output: cannot write {}", path.display()))?))
     }
 

@@ -1,9 +1,10 @@
 //! Signing keys in a running server: made on the first start, rotated on schedule, the same on every replica.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sallyport_credentials::rotation::plan_replacement;
 use sallyport_credentials::{
     KeyChange, KeyRing, MasterKey, Purpose, RotationPolicy, SlotState, StoredKey, plan_rotation,
@@ -16,6 +17,8 @@ use sallyport_gateway::Services;
 use sallyport_store::{AuditEntry, KeyRow, KeyTable, Store};
 use serde_json::{Value, json};
 
+/// How often a command tries to change the keys before it gives up.
+const TRIES: usize = 8;
 /// How often the keys are looked at: how long a replica goes on with a key that was replaced as leaked.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -77,14 +80,23 @@ pub(crate) fn keep_rotating(services: Arc<Services>, master: MasterKey) {
 /// # Errors
 /// When the database or the master key fails.
 pub(crate) async fn rotate_by_command(store: &Store, master: &MasterKey, seams: Seams<'_>, leaked: bool) -> Result<()> {
-    change(store, master, seams, |keys| {
+    let old: HashSet<String> = store.load_keys().await?.keys.into_iter().map(|key| key.id).collect();
+    let is_left = |keys: &[StoredKey], purpose| keys.iter().any(|k| k.purpose == purpose && old.contains(&k.id));
+    let plan = |keys: &[StoredKey]| -> Vec<KeyChange> {
         if leaked {
-            return Purpose::ALL.into_iter().flat_map(|p| plan_replacement(keys, p, seams.clock.now())).collect();
+            let left = Purpose::ALL.into_iter().filter(|purpose| is_left(keys, *purpose));
+            return left.flat_map(|purpose| plan_replacement(keys, purpose, seams.clock.now())).collect();
         }
         plan_rotation(keys, seams.clock.now(), &RotationPolicy::default().at_once())
-    })
-    .await
-    .map(drop)
+    };
+    // A replica that rotates meanwhile wins; then it is planned again on what it left.
+    for _ in 0..TRIES {
+        let table = change(store, master, seams, plan).await?;
+        if plan(&stored(&table)?).is_empty() {
+            return Ok(());
+        }
+    }
+    bail!("other replicas kept changing the keys; try again")
 }
 
 /// Seals every key with the master key at hand (`sallyport keys reseal`); answers how many were sealed with its fallback.
@@ -119,7 +131,7 @@ pub(crate) struct Seams<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) entropy: &'a dyn Entropy,
     pub(crate) mrns: &'a MrnDomain,
-    /// What made it happen: `start`, `schedule` or `command`.
+    /// What made it happen: `start`, `schedule`, `command` or `restore`.
     pub(crate) by: &'static str,
 }
 

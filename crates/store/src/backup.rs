@@ -10,7 +10,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Statement};
 
-use crate::change::{advance_revision, put_on_record};
+use crate::change::{advance_revision, after_all_on_record, put_on_record};
 use crate::entity::trust;
 use crate::error::StoreError;
 use crate::store::{Store, create_private, read_revision};
@@ -45,10 +45,9 @@ impl Store {
             return Err(StoreError::Settings(format!("{} is there already", to.display())));
         }
         let mut partial = to.as_os_str().to_owned();
-        partial.push(".partial");
+        partial.push(format!(".{}.partial", uuid::Uuid::new_v4()));
         let partial = PathBuf::from(partial);
         let failed = |error: std::io::Error| StoreError::Settings(format!("cannot write {}: {error}", to.display()));
-        let _ = std::fs::remove_file(&partial);
         create_private(&partial).map_err(failed)?;
         let target = partial.to_str().ok_or_else(|| StoreError::Settings("the file's name is not UTF-8".into()))?;
         let copy = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [target.into()]);
@@ -60,7 +59,10 @@ impl Store {
             let _ = std::fs::remove_file(&partial);
         }
         written?;
-        std::fs::rename(&partial, to).map_err(failed)?;
+        // Not renamed: that would replace a file which came there meanwhile.
+        let linked = std::fs::hard_link(&partial, to).map_err(failed);
+        let _ = std::fs::remove_file(&partial);
+        linked?;
         sync_folder(to).map_err(failed)
     }
 
@@ -98,8 +100,9 @@ impl Store {
         let Some(held) = advance_revision(&transaction, revision).await? else {
             return Err(StoreError::Contended);
         };
+        let not_before = after_all_on_record(&transaction, now).await?;
         trust::Entity::update_many()
-            .col_expr(trust::Column::CredentialsNotBefore, Expr::val(now.micros()))
+            .col_expr(trust::Column::CredentialsNotBefore, Expr::val(not_before.micros()))
             .exec(&transaction)
             .await?;
         put_on_record(&transaction, held, audit).await?;

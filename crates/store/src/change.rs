@@ -17,16 +17,19 @@ use sallyport_domain::trust::Trust;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IdenStatic, IntoActiveModel, Iterable,
-    PrimaryKeyToColumn, QueryFilter,
+    PrimaryKeyToColumn, QueryFilter, QueryOrder, QuerySelect,
 };
 
 use crate::entity::{
-    api_token, audit_entry, configuration_change, configuration_revision, organization, provider, retired_id,
+    api_token, audit_entry, configuration_change, configuration_revision, exchange, organization, provider, retired_id,
     revoked_credential, role, service_account, space, subject_status, trust, trust_usage,
 };
 use crate::error::{Constraint, StoreError};
 use crate::load::changes_of;
 use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
+
+/// How far ahead, in seconds, another replica's clock is believed to be when everything it issued is revoked.
+const SKEW_MAX: i64 = 60;
 
 /// For how many revisions it is remembered what changed. A replica that is further behind loads everything.
 const FEED_KEPT: i64 = 10_000;
@@ -80,6 +83,10 @@ pub enum Write {
         /// When it would have ended by itself; it is remembered until then.
         until: Timestamp,
     },
+    /// Does another write, whose `credentials_not_before` it moves up to after every exchange that is on record by then, if that
+    /// is later: the clock of the replica that issued a credential may be ahead of the one that revokes it. By a minute at most,
+    /// for one that is wrong altogether.
+    Ending(Box<Self>),
     /// Records who did what. A mutation of audit entries alone leaves the revision as it is.
     Audit(AuditEntry),
 }
@@ -181,6 +188,10 @@ impl Store {
         for write in writes {
             match write {
                 Write::Audit(entry) => recorded.push(put_on_record(&transaction, held, entry).await?),
+                Write::Ending(write) => {
+                    let write = after_all_issued(&transaction, write).await?;
+                    apply(&transaction, &write, &mut changed).await?;
+                }
                 write => apply(&transaction, write, &mut changed).await?,
             }
         }
@@ -196,6 +207,39 @@ impl Store {
         }
         Ok(committed)
     }
+}
+
+/// The latest time by which something on record may have been issued, and the beginning of what is issued from here on: `now`,
+/// or just after the newest exchange. To be asked while every lane is held, when no grant is on its way to the record.
+pub(crate) async fn after_all_on_record(db: &impl ConnectionTrait, now: Timestamp) -> Result<Timestamp, StoreError> {
+    use exchange::{Column, Entity};
+    let newest: Option<i64> = Entity::find()
+        .select_only()
+        .column(Column::Time)
+        .order_by_desc(Column::Time)
+        .order_by_desc(Column::Id)
+        .limit(1)
+        .into_tuple()
+        .one(db)
+        .await?;
+    let after = Timestamp::from_micros(newest.unwrap_or_default().saturating_add(1));
+    Ok(after.min(now.plus_seconds(SKEW_MAX)).max(now))
+}
+
+/// A write that ends credentials, with the time from which on they count.
+async fn after_all_issued(db: &impl ConnectionTrait, write: &Write) -> Result<Write, StoreError> {
+    let mut write = write.clone();
+    let not_before = match &mut write {
+        Write::PutServiceAccount(account) => &mut account.credentials_not_before,
+        Write::PutTrust { trust, .. } => &mut trust.credentials_not_before,
+        Write::PutProvider(provider) => &mut provider.credentials_not_before,
+        Write::PutSubjectStatus(status) => &mut status.credentials_not_before,
+        _ => return Ok(write),
+    };
+    if let Some(now) = *not_before {
+        *not_before = Some(after_all_on_record(db, now).await?);
+    }
+    Ok(write)
 }
 
 /// Writes an audit entry; answers it as it is on record. `held` is what this transaction holds.
@@ -338,8 +382,8 @@ async fn apply(db: &impl ConnectionTrait, write: &Write, changed: &mut BTreeSet<
             put(db, revoked_credential::Model { id: id.0, until: until.micros() }).await?;
             Changed::Credential(*id)
         }
-        // It is put on record, not applied.
-        Write::Audit(_) => return Ok(()),
+        // These are put on record, and made into another, before they come here.
+        Write::Audit(_) | Write::Ending(_) => return Ok(()),
     };
     changed.insert(named);
     Ok(())

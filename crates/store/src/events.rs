@@ -30,8 +30,15 @@ use crate::{ExchangeFilter, recorder};
 pub const SETTLE: i64 = 2 * recorder::COMMIT.as_secs() as i64;
 /// How far, in seconds, a time is settled at least: however many collectors ask, recorders are held up no more often.
 const STEP: i64 = 1;
-/// The name of the order, in cursors.
-const ORDER: &str = "event";
+/// The name of the order, in cursors: one for each choice of kinds, so that a cursor that has passed by events of a kind cannot
+/// be gone on with as if it had not.
+const fn order_name(filter: &EventFilter) -> &'static str {
+    match (filter.exchanges, filter.changes) {
+        (true, true) => "event",
+        (true, false) => "event.exchange",
+        (false, _) => "event.change",
+    }
+}
 
 /// Which events.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -124,7 +131,7 @@ impl Store {
         let has_next = items.len() > wanted;
         items.truncate(wanted);
         let end_cursor = match items.last() {
-            Some(last) => Some(end_cursor(ORDER, Key::Number(last.time().micros()), Key::Id(last.id()))?),
+            Some(last) => Some(end_cursor(order_name(filter), Key::Number(last.time().micros()), Key::Id(last.id()))?),
             None => request.after.clone(),
         };
         Ok(Page { items, end_cursor, has_next })
@@ -183,7 +190,7 @@ fn exchanges(
 ) -> Result<Select<exchange::Entity>, StoreError> {
     use exchange::Column;
     let select = exchanges_in(&ExchangeFilter::of(filter.scope.clone()));
-    let order = Keyset { name: ORDER, sort: Column::Time, id: Column::Id, descending: false };
+    let order = Keyset { name: order_name(filter), sort: Column::Time, id: Column::Id, descending: false };
     keyset(within(select, Column::Time, filter, settled), &order, (&NUMBER, &ID), request)
 }
 
@@ -193,7 +200,7 @@ fn changes(
     settled: Timestamp,
 ) -> Result<Select<audit_entry::Entity>, StoreError> {
     use audit_entry::Column;
-    let order = Keyset { name: ORDER, sort: Column::Time, id: Column::Id, descending: false };
+    let order = Keyset { name: order_name(filter), sort: Column::Time, id: Column::Id, descending: false };
     keyset(within(audit_in(&filter.scope), Column::Time, filter, settled), &order, (&NUMBER, &ID), request)
 }
 
@@ -242,7 +249,7 @@ mod tests {
         for (index, scope) in scopes {
             let since = Some(Timestamp::from_seconds(1));
             let filter = EventFilter { since, ..EventFilter::of(scope) };
-            for after in [None, Some(crate::paging::cursor(ORDER, NUMBER, ID))] {
+            for after in [None, Some(crate::paging::cursor(order_name(&filter), NUMBER, ID))] {
                 let request = PageRequest { first: 50, after };
                 let settled = Timestamp::from_seconds(9);
                 let of_exchanges = exchanges(&filter, &request, settled).unwrap().build(DbBackend::Sqlite);

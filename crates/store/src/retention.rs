@@ -6,7 +6,7 @@
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::validate::LIFETIME_MAX;
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
 use crate::entity::{audit_entry, exchange, replay_use, revoked_credential, subject_status, trust, trust_usage};
@@ -59,7 +59,9 @@ impl Store {
                 .exec(self.writer())
                 .await?;
             let subject = [subject_status::Column::ProviderId, subject_status::Column::SubjectHash];
+            // What makes a status idle is asked again of the row that is deleted: somebody may be disabling the subject.
             let statuses = subject_status::Entity::delete_many()
+                .filter(is_idle(ended))
                 .filter(Expr::tuple(subject.map(Expr::col)).in_subquery(idle_statuses(ended, limit)))
                 .exec(self.writer())
                 .await?;
@@ -133,14 +135,21 @@ fn ended_revocations(ended: Timestamp, limit: u64) -> SelectStatement {
 /// Of subjects that are enabled again, and of whose credentials none is left that was ended.
 fn idle_statuses(ended: Timestamp, limit: u64) -> SelectStatement {
     use subject_status::{Column, Entity};
-    let long_ago = ended.plus_seconds(-i64::from(LIFETIME_MAX));
     Entity::find()
         .select_only()
         .columns([Column::ProviderId, Column::SubjectHash])
-        .filter(Column::Disabled.eq(false))
-        .filter(Column::CredentialsNotBefore.is_null().or(Column::CredentialsNotBefore.lt(long_ago.micros())))
+        .filter(is_idle(ended))
         .limit(limit)
         .into_query()
+}
+
+/// Enabled, and whatever it revoked has ended by itself.
+fn is_idle(ended: Timestamp) -> Condition {
+    use subject_status::Column;
+    let long_ago = ended.plus_seconds(-i64::from(LIFETIME_MAX));
+    Condition::all()
+        .add(Column::Disabled.eq(false))
+        .add(Column::CredentialsNotBefore.is_null().or(Column::CredentialsNotBefore.lt(long_ago.micros())))
 }
 
 fn their_trusts() -> SelectStatement {

@@ -8,11 +8,11 @@ use std::time::Duration;
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::entropy::Entropy;
 use sallyport_domain::event::Event;
-use sea_orm::sqlx::Connection as _;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
-    AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
-    IsolationLevel, QuerySelect, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -24,6 +24,8 @@ use crate::error::StoreError;
 
 /// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
 const ACQUIRE_POSTGRES: Duration = Duration::from_secs(1);
+/// How long a server that starts waits for PostgreSQL to take its first connections: both may be starting on one busy machine.
+const START_POSTGRES: Duration = Duration::from_secs(10);
 /// How long to wait for one of SQLite's connections: there is but one writer, and it may be busy honestly.
 const ACQUIRE_SQLITE: Duration = Duration::from_secs(10);
 /// How long SQLite waits for a lock that another process holds.
@@ -306,7 +308,17 @@ async fn open_postgres(url: &str, connections: u32, idle: &'static str) -> Resul
             .application_name("sallyport")
             .options([("synchronous_commit", "on"), ("idle_in_transaction_session_timeout", idle)])
     });
-    Ok(Database::connect(options).await?)
+    let began = Instant::now();
+    loop {
+        match Database::connect(options.clone()).await {
+            Err(DbErr::Conn(RuntimeErr::SqlxError(error)))
+                if matches!(*error, sqlx::Error::PoolTimedOut) && began.elapsed() < START_POSTGRES =>
+            {
+                tracing::warn!(%error, "the database does not answer yet");
+            }
+            connected => return Ok(connected?),
+        }
+    }
 }
 
 /// Makes the file before SQLite does, so that it is never readable by others; SQLite gives its side files the same mode.
