@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use sallyport_domain::clock::Timestamp;
+use sallyport_domain::clock::{Clock as _, SystemClock, Timestamp};
+use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
 use sallyport_domain::event::AuditEntry;
 use sea_orm::sea_query::Expr;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
@@ -45,7 +46,7 @@ impl Store {
             return Err(StoreError::Settings(format!("{} is there already", to.display())));
         }
         let mut partial = to.as_os_str().to_owned();
-        partial.push(format!(".{}.partial", uuid::Uuid::new_v4()));
+        partial.push(format!(".{}.partial", uuid_v7(SystemClock.now(), &SystemEntropy)));
         let partial = PathBuf::from(partial);
         let failed = |error: std::io::Error| StoreError::Settings(format!("cannot write {}: {error}", to.display()));
         create_private(&partial).map_err(failed)?;
