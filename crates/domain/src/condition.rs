@@ -37,6 +37,8 @@ pub use pattern::{MATCH_INPUT_MAX, PATTERN_SIZE_MAX};
 pub const HEAVY: u32 = 10_000;
 /// Stack of that thread, in bytes.
 const STACK: usize = 16 * 1024 * 1024;
+/// What [`Condition::evaluate`] says when the evaluator panics, which nothing that is admitted should make it do.
+pub const PANICKED: &str = "the evaluation failed internally";
 
 /// An admitted, compiled condition. Immutable; share it with an `Arc`.
 pub struct Condition {
@@ -60,7 +62,7 @@ impl Condition {
     /// Names `field` and says what is wrong: syntax, an unknown name or function (with a suggestion), a result that
     /// cannot be true or false, or a limit (`docs/conditions.md`).
     pub fn compile(field: &str, source: &str) -> Result<Self, FieldError> {
-        let error = |message: String| FieldError::new(field, message);
+        let error = |message: String| FieldError::new(field, explain::bounded(message));
         if source.trim().is_empty() {
             return Err(error("must not be empty".into()));
         }
@@ -108,7 +110,7 @@ impl Condition {
                 .stack_size(STACK)
                 .spawn_scoped(scope, || self.run(claims, now))
                 .map_err(|error| format!("no thread to evaluate the condition on: {error}"))?;
-            worker.join().unwrap_or_else(|_| Err("the evaluation failed internally".into()))
+            worker.join().unwrap_or_else(|_| Err(PANICKED.into()))
         })
     }
 
@@ -133,7 +135,7 @@ impl Condition {
             Ok(Ok(Value::Bool(outcome))) => Ok(outcome),
             Ok(Ok(other)) => Err(format!("the condition gave {}, not true or false", explain::a_value(&other))),
             Ok(Err(error)) => Err(explain::error(&error, &self.expression, claims)),
-            Err(_) => Err("the evaluation failed internally".into()),
+            Err(_) => Err(PANICKED.into()),
         }
     }
 }

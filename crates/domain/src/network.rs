@@ -33,7 +33,13 @@ impl SourceCidrs {
     }
 }
 
+/// Longest CIDR in bytes: IPv6 with an IPv4 tail, a slash and three digits.
+const LENGTH_MAX: usize = 49;
+
 fn parse_one(text: &str) -> Result<IpNet, String> {
+    if text.len() > LENGTH_MAX {
+        return Err(format!("is {} bytes long; no CIDR is longer than {LENGTH_MAX}", text.len()));
+    }
     let net = IpNet::from_str(text)
         .or_else(|_| IpAddr::from_str(text).map(IpNet::from))
         .map_err(|_| format!("'{text}' is not a CIDR such as 203.0.113.0/24 or 2001:db8::/32"))?;
@@ -58,5 +64,9 @@ mod tests {
             "'10.0.0.1/8' has host bits set; the network is 10.0.0.0/8"
         );
         assert!(SourceCidrs::parse(&["ten".into()]).is_err());
+        assert_eq!(
+            SourceCidrs::parse(&["1".repeat(500)]).unwrap_err().1,
+            "is 500 bytes long; no CIDR is longer than 49"
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use sallyport_domain::claims::{ARRAY_MAX, Claims};
 use sallyport_domain::clock::Timestamp;
-use sallyport_domain::condition::{COST_MAX, Condition, HEAVY, Literal, SimpleTest};
+use sallyport_domain::condition::{COST_MAX, Condition, HEAVY, Literal, PANICKED, SimpleTest};
 use serde_json::{Value, json};
 
 use crate::{assert_message, expression, text as as_text};
@@ -87,7 +87,8 @@ fn inspect(source: &str, claims: Option<&Claims>, in_time: bool) {
             Ok(false) => {}
             Err(error) => {
                 assert_message(error, 300);
-                assert!(!error.contains("failed internally"), "the evaluator panics");
+                // To the letter: a fuzzer puts any text it sees into claims, which errors quote.
+                assert_ne!(error, PANICKED, "the evaluator panics");
             }
         }
         let allowed = OVERHEAD + STEP * condition.cost();

@@ -168,8 +168,8 @@ pub(super) fn children(node: &IdedExpr) -> Vec<&IdedExpr> {
     }
 }
 
-/// At most [`LENGTH_MAX`] bytes on one line, whatever a claim quoted in it holds.
-fn bounded(text: String) -> String {
+/// At most [`LENGTH_MAX`] bytes on one line, whatever a claim or an expression quoted in it holds.
+pub(super) fn bounded(text: String) -> String {
     const MARK: &str = "…";
     let mut text = if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text };
     if text.len() > LENGTH_MAX {

@@ -408,7 +408,7 @@ fn hostile_expressions_are_refused_or_fit_a_small_stack() {
             }
             if let Ok(condition) = outcome {
                 let outcome = condition.evaluate(&claims, NOW);
-                assert!(!matches!(&outcome, Err(why) if why.contains("failed internally")), "{name}: {outcome:?}");
+                assert_ne!(outcome, Err(PANICKED.to_owned()), "{name}");
             }
         }
         for refused in [nest("(", ")", 300), loops(3), maps(5), loops(6), chain(".a", 500), ["1"; 330].join("==")] {
@@ -841,7 +841,7 @@ proptest! {
     fn token_soup_never_panics(source in soup()) {
         if let Ok(condition) = Condition::compile("condition", &source) {
             let outcome = condition.evaluate(&claims(r#"{"sub": "s", "list": [1, "a", {"b": []}], "a": {"b": {"c": 1}}}"#), NOW);
-            prop_assert_ne!(&outcome, &Err("the evaluation failed internally".to_owned()));
+            prop_assert_ne!(&outcome, &Err(PANICKED.to_owned()));
             prop_assert!(!condition.branches().is_empty());
         }
     }
