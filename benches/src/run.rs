@@ -1,0 +1,491 @@
+//! A run: one installation after the other, each with its variants, each checked at its end.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use sallyport_testkit::{Algorithm, Issuer, Postgres, TestAuthority};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::client::{get, graphql, graphql_request};
+use crate::cores::Cores;
+use crate::estate::{Builder, mrns};
+use crate::load::{Mark, Outcome, Pace, Plan, Requests, per_second, percentile, run};
+use crate::primitives::Primitives;
+use crate::report::{Report, Row, milliseconds};
+use crate::server::{Commits, Database, OWNER, Server, Setup, machine, own_cpu, postgres_cpu};
+use crate::tokens::{Door, requests};
+use crate::variants::{Engine, Measure, Variant, World};
+
+/// Different tokens of one variant; RSA signatures take their time.
+const RSA_TOKENS: usize = 8_192;
+/// As [`RSA_TOKENS`], of the others.
+const TOKENS: usize = 32_768;
+/// Exchanges a second up to which a variant that uses each token once has enough of them.
+const ONCE_AT_MOST: u64 = 20_000;
+/// Before anything counts.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// How often a start is measured.
+const STARTS: usize = 3;
+/// How long a server is left alone before its idle memory is read.
+const IDLE: Duration = Duration::from_secs(2);
+/// How many references of granted answers are looked up at the end.
+const LOOKED_UP: usize = 40;
+
+/// What the command line said.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Time counted of each variant.
+    pub window: Duration,
+    /// Connections of each variant but for those of pages and of overload.
+    pub connections: usize,
+    /// Connections in overload.
+    pub overload_connections: usize,
+}
+
+/// A run that came to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was measured.
+    pub report: Report,
+    /// Whether every grant has its record, every record its grant, and nothing went wrong.
+    pub sound: bool,
+}
+
+/// Measures the variants, in their order; those of one installation must stand together.
+///
+/// # Errors
+/// When something does not start, or breaks. A check that does not hold is no error: see [`Finished::sound`].
+pub async fn measure(options: Options, program: PathBuf, cores: Cores, variants: &[Variant]) -> Result<Finished> {
+    tell("primitives");
+    let mut report = Report { machine: machine(&cores), primitives: Primitives::measure()?, ..Report::default() };
+    let authority = TestAuthority::new()?;
+    let algorithms = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
+    let issuer = Issuer::builder().algorithms(&algorithms).start(&authority).await?;
+    let ground = Ground { options, program, cores, authority, issuer, postgres: OnceLock::new() };
+    let mut sound = true;
+    for group in variants.chunk_by(|a, b| a.world == b.world) {
+        let Some(first) = group.first() else { continue };
+        let mut running = ground.start(&first.world).await?;
+        if report.livez.is_zero() {
+            tell("/livez");
+            let (row, cost) = running.livez().await?;
+            report.rows.push(row);
+            report.livez = cost;
+        }
+        for variant in group {
+            tell(&variant.name);
+            let mut row = running.variant(variant).await.with_context(|| variant.name.clone())?;
+            if row.per_core.is_some() && !matches!(variant.measure, Measure::Page { .. }) {
+                let least = report.livez + report.primitives.exchange(variant.algorithm, variant.door);
+                row.limit = Some(1.0 / least.as_secs_f64());
+            }
+            report.rows.push(row);
+        }
+        let (check, holds) = running.check().await?;
+        tell(&check);
+        report.checks.push(check);
+        sound &= holds;
+        running.stop().await?;
+    }
+    Ok(Finished { report, sound })
+}
+
+/// Says on standard error what happens: the table is for standard output.
+#[expect(clippy::print_stderr, reason = "progress, for whoever waits")]
+fn tell(what: &str) {
+    eprintln!("… {what}");
+}
+
+/// What all installations have in common.
+struct Ground {
+    options: Options,
+    program: PathBuf,
+    cores: Cores,
+    authority: TestAuthority,
+    issuer: Issuer,
+    /// Started when first needed.
+    postgres: OnceLock<Postgres>,
+}
+
+impl Ground {
+    /// PostgreSQL as testkit starts it by default: it waits for the disk.
+    fn postgres(&self) -> Result<&Postgres> {
+        if self.postgres.get().is_none() {
+            let _ = self.postgres.set(Postgres::start()?);
+        }
+        self.postgres.get().context("PostgreSQL was not started")
+    }
+
+    /// Sets an installation up: one start that makes its database, then all its configuration, then its servers.
+    async fn start<'g>(&'g self, world: &'g World) -> Result<Running<'g>> {
+        let bindings = world.estate.bindings();
+        tell(&format!("{:?}, {bindings} bindings, {} server(s)", world.engine, world.replicas));
+        let (database, name);
+        let database = match world.engine {
+            Engine::Sqlite => Database::Sqlite,
+            Engine::Postgres => {
+                database = self.postgres()?;
+                name = database.create_random_database("bench")?;
+                Database::Postgres(database, &name)
+            }
+        };
+        let setup = Setup::new(&self.program, &self.cores, database, self.authority.ca_pem())?;
+        let first = setup.start("first").await?;
+        let first_start = first.ready_after;
+        first.stop().await?;
+        let began = Instant::now();
+        world.estate.fill(setup.database_url(), self.issuer.uri()).await?;
+        if bindings > 1 {
+            tell(&format!("{bindings} bindings written in {:.1} s", began.elapsed().as_secs_f64()));
+        }
+        let mut running = Running {
+            ground: self,
+            world,
+            setup,
+            servers: Vec::new(),
+            first_start,
+            requests: HashMap::new(),
+            maxima: HashMap::new(),
+            granted: 0,
+            lost: 0,
+            errors: 0,
+            references: Vec::new(),
+        };
+        running.start().await?;
+        Ok(running)
+    }
+}
+
+/// An installation that runs.
+struct Running<'g> {
+    ground: &'g Ground,
+    world: &'g World,
+    setup: Setup,
+    servers: Vec<Server>,
+    /// How long the very first start took, on an empty database.
+    first_start: Duration,
+    requests: HashMap<(Algorithm, Door), Arc<Requests>>,
+    maxima: HashMap<(Algorithm, Door), f64>,
+    /// Exchanges granted so far.
+    granted: u64,
+    /// Exchanges without an answer so far.
+    lost: u64,
+    errors: u64,
+    references: Vec<String>,
+}
+
+/// What was used up to a moment.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    servers: Duration,
+    load: Duration,
+    database: Option<Duration>,
+    commits: Commits,
+}
+
+impl Running<'_> {
+    async fn start(&mut self) -> Result<()> {
+        for number in 0..self.world.replicas {
+            self.servers.push(self.setup.start(&format!("server-{number}")).await?);
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        for server in std::mem::take(&mut self.servers) {
+            server.stop().await?;
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(Server::address).collect()
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        self.servers.first().map(Server::address).context("no server runs")
+    }
+
+    /// Reads what is cheap to read next to the counted time, and asks for metrics outside of it.
+    async fn used(&self, mark: Mark) -> Result<Used> {
+        let mut used = Used::default();
+        if mark == Mark::Begins {
+            used.commits = self.commits().await?;
+        }
+        for server in &self.servers {
+            used.servers += server.cpu()?;
+        }
+        used.load = own_cpu()?;
+        used.database = self.ground.postgres.get().map(postgres_cpu).transpose()?;
+        if mark == Mark::Ended {
+            used.commits = self.commits().await?;
+        }
+        Ok(used)
+    }
+
+    async fn commits(&self) -> Result<Commits> {
+        let mut sum = Commits::default();
+        for server in &self.servers {
+            let of_one = server.commits().await?;
+            sum.commits += of_one.commits;
+            sum.records += of_one.records;
+        }
+        Ok(sum)
+    }
+
+    /// Sends requests as planned and makes a row of what came of it.
+    async fn row(&mut self, name: &str, requests: &Arc<Requests>, plan: Plan) -> Result<(Row, Outcome)> {
+        let this = &*self;
+        let (outcome, before, after) = run(&this.addresses(), requests, plan, |mark| this.used(mark)).await?;
+        let cores = |used: Duration| 100.0 * used.as_secs_f64() / outcome.window.as_secs_f64();
+        let servers = after.servers.saturating_sub(before.servers);
+        let records = after.commits.records - before.commits.records;
+        let mut row = Row {
+            name: name.to_owned(),
+            rate: Some(outcome.rate()),
+            per_core: Some(per_second(outcome.granted, servers)),
+            p50: percentile(&outcome.latencies, 0.5),
+            p99: percentile(&outcome.latencies, 0.99),
+            p999: percentile(&outcome.latencies, 0.999),
+            server_cpu: Some(cores(servers)),
+            load_cpu: Some(cores(after.load.saturating_sub(before.load))),
+            database_cpu: after
+                .database
+                .zip(before.database)
+                .filter(|_| self.world.engine == Engine::Postgres)
+                .map(|(after, before)| cores(after.saturating_sub(before))),
+            memory: self.memory()?,
+            commits: (records > 0.0).then(|| (after.commits.commits - before.commits.commits) / records),
+            errors: outcome.errors,
+            ..Row::default()
+        };
+        if let Some(error) = &outcome.first_error {
+            row.note = format!("first error: {error}");
+        }
+        self.errors += outcome.errors;
+        Ok((row, outcome))
+    }
+
+    /// As [`Self::row`], of exchanges, which are counted for the check.
+    async fn exchanges(&mut self, name: &str, requests: &Arc<Requests>, plan: Plan) -> Result<(Row, Outcome)> {
+        let (mut row, mut outcome) = self.row(name, requests, plan).await?;
+        self.granted += outcome.granted_in_all;
+        self.lost += outcome.lost;
+        self.references.append(&mut outcome.references);
+        if !outcome.refusals.is_empty() && row.note.is_empty() {
+            row.note = format!("{} refused with 429 or 503", outcome.refusals.len());
+        }
+        Ok((row, outcome))
+    }
+
+    fn memory(&self) -> Result<Option<u64>> {
+        let all = self.servers.iter().map(Server::memory).collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().max())
+    }
+
+    fn closed(&self) -> Plan {
+        Plan {
+            pace: Pace::Closed,
+            connections: self.ground.options.connections,
+            warm_up: WARM_UP,
+            window: self.ground.options.window,
+            once: false,
+        }
+    }
+
+    /// The cheapest request there is: what HTTP costs here, client and middleware included.
+    async fn livez(&mut self) -> Result<(Row, Duration)> {
+        let mut requests = Requests::new("ok");
+        requests.push(&get("localhost", "/livez"));
+        let plan = self.closed();
+        let (row, _) = self.row("/livez", &Arc::new(requests), plan).await?;
+        let per_core = row.per_core.filter(|rate| *rate > 0.0).context("/livez was never answered")?;
+        Ok((row, Duration::from_secs_f64(1.0 / per_core)))
+    }
+
+    async fn variant(&mut self, variant: &Variant) -> Result<Row> {
+        match variant.measure {
+            Measure::Maximum => self.maximum(variant).await,
+            Measure::Half => self.half(variant).await,
+            Measure::Overload => self.overload(variant).await,
+            Measure::Once => self.once(variant).await,
+            Measure::Cold => self.cold(variant).await,
+            Measure::Page { after } => self.page(variant, after).await,
+            Measure::Start => self.starts(variant).await,
+        }
+    }
+
+    /// Requests with as many different tokens, of bindings all over the installation.
+    fn make(&self, variant: &Variant, count: usize) -> Result<Arc<Requests>> {
+        let estate = &self.world.estate;
+        let targets = 0..estate.bindings();
+        Ok(Arc::new(requests(&self.ground.issuer, variant.algorithm, variant.door, estate, targets, count)?))
+    }
+
+    fn requests(&mut self, variant: &Variant) -> Result<Arc<Requests>> {
+        let kind = (variant.algorithm, variant.door);
+        if let Some(made) = self.requests.get(&kind) {
+            return Ok(Arc::clone(made));
+        }
+        let made = self.make(variant, if variant.algorithm == Algorithm::Rs256 { RSA_TOKENS } else { TOKENS })?;
+        self.requests.insert(kind, Arc::clone(&made));
+        Ok(made)
+    }
+
+    async fn maximum(&mut self, variant: &Variant) -> Result<Row> {
+        let (requests, plan) = (self.requests(variant)?, self.closed());
+        let (row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
+        self.maxima.insert((variant.algorithm, variant.door), outcome.rate());
+        Ok(row)
+    }
+
+    /// The maximum here, measured first where no variant before this one did.
+    async fn known_maximum(&mut self, variant: &Variant) -> Result<f64> {
+        let kind = (variant.algorithm, variant.door);
+        if !self.maxima.contains_key(&kind) {
+            self.maximum(variant).await?;
+        }
+        self.maxima.get(&kind).copied().filter(|rate| *rate > 0.0).context("nothing was granted")
+    }
+
+    async fn half(&mut self, variant: &Variant) -> Result<Row> {
+        let rate = self.known_maximum(variant).await? / 2.0;
+        let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
+        let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
+        if row.note.is_empty() {
+            row.note = format!("{rate:.0}/s due, {} of them unsent", outcome.unsent);
+        }
+        Ok(row)
+    }
+
+    async fn overload(&mut self, variant: &Variant) -> Result<Row> {
+        let maximum = self.known_maximum(variant).await?;
+        let requests = self.requests(variant)?;
+        let plan = Plan {
+            pace: Pace::Open(maximum * 2.0),
+            connections: self.ground.options.overload_connections,
+            ..self.closed()
+        };
+        let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
+        let after = Plan { pace: Pace::Open(maximum / 2.0), ..self.closed() };
+        let (normal, _) = self.exchanges(&variant.name, &requests, after).await?;
+        let shown = |latency: Option<Duration>| latency.map_or_else(|| "–".to_owned(), milliseconds);
+        let refused = u64::try_from(during.refusals.len())?;
+        row.note = format!(
+            "{:.0}/s due on {} connections; {:.0} % of the maximum kept; {:.0}/s refused with 429 or 503, p99 {} ms; {} unsent; at half the maximum right afterwards: {:.0}/s, p99 {} ms{}",
+            maximum * 2.0,
+            plan.connections,
+            100.0 * during.rate() / maximum,
+            per_second(refused, during.window),
+            shown(percentile(&during.refusals, 0.99)),
+            during.unsent,
+            normal.rate.unwrap_or_default(),
+            shown(normal.p99),
+            if row.note.is_empty() { String::new() } else { format!("; {}", row.note) },
+        );
+        row.errors += normal.errors;
+        Ok(row)
+    }
+
+    async fn once(&mut self, variant: &Variant) -> Result<Row> {
+        let plan = Plan { once: true, ..self.closed() };
+        let count = ONCE_AT_MOST * (plan.warm_up + plan.window).as_secs().max(1);
+        let requests = self.make(variant, usize::try_from(count)?)?;
+        Ok(self.exchanges(&variant.name, &requests, plan).await?.0)
+    }
+
+    /// The providers must be as many as the bindings.
+    async fn cold(&mut self, variant: &Variant) -> Result<Row> {
+        // Whatever came before: no key is cached now.
+        self.stop().await?;
+        self.start().await?;
+        let count = self.world.estate.bindings();
+        let (requests, fetches) = (self.make(variant, count)?, self.ground.issuer.jwks_fetches());
+        let plan = Plan { warm_up: Duration::ZERO, window: Duration::from_secs(60), once: true, ..self.closed() };
+        let (mut row, _) = self.exchanges(&variant.name, &requests, plan).await?;
+        let fetches = self.ground.issuer.jwks_fetches() - fetches;
+        row.note = format!("{count} providers, each for the first time; {fetches} key sets fetched");
+        Ok(row)
+    }
+
+    async fn page(&mut self, variant: &Variant, pages: usize) -> Result<Row> {
+        const LIST: &str = "query($scope: String!, $after: String) {             listWIFAuthBindings(scopeMrn: $scope, first: 100, after: $after) { bindings {             mrn name scope roles expiration issuerUri subject mappings { key value } allowedAudiences createdAt createdBy             lastUsed clientId serviceAccountMrn disabled warnings } pageInfo { hasNextPage endCursor } } }";
+        const WALK: &str = "query($scope: String!, $after: String) {             listWIFAuthBindings(scopeMrn: $scope, first: 1000, after: $after) { pageInfo { endCursor } } }";
+        let address = self.address()?;
+        let largest = self.world.estate.spaces.iter().enumerate().max_by_key(|(_, bindings)| **bindings);
+        let scope = mrns().scope(&Builder::scope(largest.map_or(0, |(space, _)| space)));
+        let mut after = Value::Null;
+        for _ in 0..pages {
+            let walked = graphql(address, OWNER, WALK, json!({ "scope": scope, "after": after })).await?;
+            after = walked["listWIFAuthBindings"]["pageInfo"]["endCursor"].clone();
+            ensure!(after.is_string(), "the list ended before page {pages}");
+        }
+        let variables = json!({ "scope": scope, "after": after });
+        let page = graphql(address, OWNER, LIST, variables.clone()).await?;
+        let items = page["listWIFAuthBindings"]["bindings"].as_array().map_or(0, Vec::len);
+        ensure!(items == 100, "a page of 100 has {items}");
+        let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
+        requests.push(&graphql_request(address, OWNER, LIST, &variables));
+        let plan = Plan { connections: 1, ..self.closed() };
+        let (mut row, _) = self.row(&variant.name, &Arc::new(requests), plan).await?;
+        if row.note.is_empty() {
+            row.note = format!("one request at a time, {} bindings before the page", pages * 1_000);
+        }
+        Ok(row)
+    }
+
+    async fn starts(&mut self, variant: &Variant) -> Result<Row> {
+        let mut took = Vec::new();
+        for _ in 0..STARTS {
+            self.stop().await?;
+            self.start().await?;
+            took.extend(self.servers.iter().map(|server| milliseconds(server.ready_after)));
+        }
+        sleep(IDLE).await;
+        let note = format!(
+            "ready after {} ms (after {} ms on an empty database); memory while idle",
+            took.join(", "),
+            milliseconds(self.first_start)
+        );
+        Ok(Row { name: variant.name.clone(), memory: self.memory()?, note, ..Row::default() })
+    }
+
+    /// Asks the management API whether every grant has its record, and no record was invented.
+    async fn check(&self) -> Result<(String, bool)> {
+        const COUNT: &str =
+            "query($scope: String!) { listExchanges(scopeMrn: $scope, granted: true, first: 1) { totalCount } }";
+        const FIND: &str = "query($scope: String!, $reference: String) {             listExchanges(scopeMrn: $scope, reference: $reference) { exchanges { granted credentialMrn } } }";
+        let (address, platform) = (self.address()?, mrns().scope(&sallyport_domain::scope::Scope::Platform));
+        let counted = graphql(address, OWNER, COUNT, json!({ "scope": platform })).await?;
+        let recorded = counted["listExchanges"]["totalCount"].as_u64().context("no totalCount")?;
+        let mut missing = 0;
+        let step = self.references.len().div_ceil(LOOKED_UP).max(1);
+        let looked_up: Vec<_> = self.references.iter().step_by(step).collect();
+        for reference in &looked_up {
+            let found = graphql(address, OWNER, FIND, json!({ "scope": platform, "reference": reference })).await?;
+            let exchange = &found["listExchanges"]["exchanges"][0];
+            if exchange["granted"] != true || !exchange["credentialMrn"].is_string() {
+                missing += 1;
+            }
+        }
+        let complete = (self.granted..=self.granted + self.lost).contains(&recorded) && missing == 0;
+        let text = format!(
+            "{}: {:?}, {} bindings, {} server(s): {} granted answers, {recorded} granted records, {} requests without an answer; {} of {} references looked up are on record; {} errors",
+            if complete { "every grant has its record" } else { "RECORDS AND GRANTS DIFFER" },
+            self.world.engine,
+            self.world.estate.bindings(),
+            self.world.replicas,
+            self.granted,
+            self.lost,
+            looked_up.len() - missing,
+            looked_up.len(),
+            self.errors,
+        );
+        Ok((text, complete && self.errors == 0))
+    }
+}
