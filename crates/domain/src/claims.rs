@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting of claims that is accepted.
@@ -36,7 +37,7 @@ impl Claims {
     pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
         let object = parse_object(bytes, DEPTH_MAX, ARRAY_MAX)?;
         for name in object.keys() {
-            if let Some(twin) = REGISTERED.iter().find(|r| name != *r && folded(name).eq(r.chars())) {
+            if let Some(twin) = REGISTERED.iter().find(|registered| is_twin(name, registered)) {
                 return Err(ClaimsError(format!(
                     "the member '{}' differs from '{twin}' only by case",
                     printable(name)
@@ -122,6 +123,13 @@ pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<Stri
     }
 }
 
+/// Whether a name differs from a registered one by case alone.
+fn is_twin(name: &str, registered: &str) -> bool {
+    let same_folded =
+        if name.is_ascii() { name.eq_ignore_ascii_case(registered) } else { folded(name).eq(registered.chars()) };
+    same_folded && name != registered
+}
+
 /// As Unicode's simple case folding has it, for the letters of the registered names: `ſ` (U+017F) is an `s` to some readers.
 fn folded(name: &str) -> impl Iterator<Item = char> {
     name.chars().flat_map(char::to_lowercase).map(|c| if c == 'ſ' { 's' } else { c })
@@ -193,11 +201,14 @@ impl<'de> Visitor<'de> for Strict {
         let inner = self.deeper::<A::Error>()?;
         let mut members = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            if members.contains_key(&name) {
-                return Err(A::Error::custom(format!("the member '{}' appears twice", printable(&name))));
+            match members.entry(name) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(map.next_value_seed(inner)?);
+                }
+                Entry::Occupied(twice) => {
+                    return Err(A::Error::custom(format!("the member '{}' appears twice", printable(twice.key()))));
+                }
             }
-            let value = map.next_value_seed(inner)?;
-            members.insert(name, value);
         }
         Ok(Value::Object(members))
     }

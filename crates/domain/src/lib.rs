@@ -30,4 +30,5 @@ pub mod snapshot;
 pub mod subject;
 pub mod subject_status;
 pub mod trust;
+mod trust_index;
 pub mod validate;

@@ -105,7 +105,7 @@ impl Evaluation {
 }
 
 impl Candidate {
-    /// Whether the subject alone rules this candidate out: the cheap test before [`Self::evaluate`].
+    /// Whether it has no subject pattern, or one that matches.
     pub fn accepts_subject(&self, identity: &Identity) -> bool {
         self.trust.subject().is_none_or(|pattern| pattern.matches(&identity.subject))
     }
@@ -350,6 +350,9 @@ impl Candidate {
     }
 }
 
+/// Explaining a refusal does not need more candidates than a person would read.
+pub(crate) const EXPLAINED: usize = 16;
+
 /// Evaluates all candidates and picks the winner: the most specific match, else the candidate whose refusal tells most.
 /// `None` when there are no candidates.
 pub fn choose<'c>(
@@ -357,24 +360,25 @@ pub fn choose<'c>(
     identity: &Identity,
     at: &Circumstances<'_>,
 ) -> Option<(&'c Candidate, Evaluation)> {
-    // Explaining a refusal does not need more of the candidates than a person would read.
-    const EXPLAINED: usize = 16;
-    let mut plausible: Vec<&Candidate> = candidates.iter().filter(|c| c.accepts_subject(identity)).collect();
-    plausible.sort_by_cached_key(|c| c.rank());
-    let mut best_refused: Option<(&Candidate, Evaluation)> = None;
+    let (mut meant, strangers): (Vec<&Candidate>, Vec<&Candidate>) =
+        candidates.iter().partition(|c| c.accepts_subject(identity));
+    meant.sort_by_cached_key(|c| c.rank());
+    let (plausible, others): (Vec<&Candidate>, Vec<&Candidate>) =
+        meant.into_iter().partition(|c| c.trust.mappings().iter().all(|m| m.matches(&identity.claims)));
+    let mut refused: Vec<(&Candidate, Evaluation)> = Vec::new();
     for candidate in plausible {
         let evaluation = candidate.evaluate(identity, at);
         if evaluation.matched() {
             return Some((candidate, evaluation));
         }
-        if best_refused.as_ref().is_none_or(|(_, best)| evaluation.failures() < best.failures()) {
-            best_refused = Some((candidate, evaluation));
-        }
+        refused.push((candidate, evaluation));
     }
-    if let Some((candidate, evaluation)) = best_refused {
-        return Some((candidate, evaluation));
+    // What is explained is the trust that came closest: of those that mean the subject, if there are any.
+    refused.extend(others.into_iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))));
+    if refused.is_empty() {
+        refused.extend(strangers.into_iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))));
     }
-    candidates.iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))).min_by_key(|(_, e)| e.failures())
+    refused.into_iter().min_by_key(|(_, evaluation)| evaluation.failures())
 }
 
 #[cfg(test)]

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use imbl::{GenericHashMap, GenericOrdSet, GenericVector};
+use imbl::{GenericHashMap, GenericOrdSet};
 
 use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::issuer::IssuerKey;
-use crate::matching::Candidate;
+use crate::matching::{Candidate, EXPLAINED};
 use crate::principal::{ApiToken, ServiceAccount};
 use crate::provider::Provider;
 use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
 use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
+use crate::trust_index::TrustIndex;
 use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
-type List<V> = GenericVector<V, imbl::shared_ptr::DefaultSharedPtr>;
 type Ordered<V> = GenericOrdSet<V, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// How many ended revocations [`Snapshot::forget_ended`] drops at most: it runs between requests.
@@ -59,7 +59,7 @@ pub struct Snapshot {
     providers: Map<ProviderId, Arc<Provider>>,
     trusts: Map<TrustId, Arc<CompiledTrust>>,
     trusts_by_client: Map<Arc<str>, TrustId>,
-    trusts_by_issuer: Map<(Scope, IssuerKey), List<TrustId>>,
+    trust_index: TrustIndex,
     subjects: Map<ProviderId, Map<Arc<str>, Arc<SubjectStatus>>>,
     revoked: Map<CredentialId, Timestamp>,
     /// The same, those that end first in front.
@@ -178,17 +178,11 @@ impl Snapshot {
     fn apply_trust(&mut self, id: TrustId, value: Option<Arc<CompiledTrust>>) {
         if let Some(old) = self.trusts.remove(&id) {
             self.trusts_by_client.remove(old.trust().client_name.as_str());
-            let key = issuer_index_key(&old);
-            if let Some(list) = self.trusts_by_issuer.get_mut(&key) {
-                list.retain(|other| *other != id);
-                if list.is_empty() {
-                    self.trusts_by_issuer.remove(&key);
-                }
-            }
+            self.trust_index.remove(&old);
         }
         if let Some(trust) = value {
             self.trusts_by_client.insert(trust.trust().client_name.as_str().into(), id);
-            self.trusts_by_issuer.entry(issuer_index_key(&trust)).or_default().push_back(id);
+            self.trust_index.insert(&trust);
             self.trusts.insert(id, trust);
         }
     }
@@ -323,32 +317,42 @@ impl Snapshot {
 
     /// The trusts of exactly this scope with this issuer, never of an ancestor.
     pub fn candidates(&self, scope: &Scope, issuer: &IssuerKey) -> Vec<Candidate> {
-        self.trusts_by_issuer
-            .get(&(scope.clone(), issuer.clone()))
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.candidate(*id))
-            .collect()
+        self.those_of(scope, issuer, self.trust_index.of_issuer(scope, issuer)).collect()
+    }
+
+    /// As [`Self::candidates`], but for those that cannot mean this subject. When none can, a few that could be shown to an
+    /// admin who wonders why.
+    pub fn candidates_for(&self, scope: &Scope, issuer: &IssuerKey, subject: &str) -> Vec<Candidate> {
+        let of_subject = self.trust_index.of_subject(scope, issuer, subject);
+        let meant = |candidate: &Candidate| candidate.trust.subject().is_none_or(|pattern| pattern.matches(subject));
+        let candidates: Vec<Candidate> = self.those_of(scope, issuer, of_subject).filter(meant).collect();
+        if !candidates.is_empty() {
+            return candidates;
+        }
+        self.those_of(scope, issuer, self.trust_index.of_issuer(scope, issuer)).take(EXPLAINED).collect()
     }
 
     /// The candidates of every issuer in exactly this scope: for the simulator's view of a whole scope.
     pub fn candidates_in(&self, scope: &Scope) -> Vec<Candidate> {
-        self.trusts_by_issuer
-            .iter()
-            .filter(|((of, _), _)| of == scope)
-            .flat_map(|(_, ids)| ids.iter())
-            .filter_map(|id| self.candidate(*id))
-            .collect()
+        let ids = self.trust_index.of_scope(scope);
+        ids.filter_map(|id| self.candidate(id)).filter(|c| c.trust.trust().scope == *scope).collect()
+    }
+
+    /// The index answers by hashes: each trust is asked for its own scope and issuer.
+    fn those_of(
+        &self,
+        scope: &Scope,
+        issuer: &IssuerKey,
+        ids: impl Iterator<Item = TrustId>,
+    ) -> impl Iterator<Item = Candidate> {
+        let is_of = move |trust: &CompiledTrust| trust.trust().scope == *scope && trust.issuer() == issuer;
+        ids.filter(move |id| self.trusts.get(id).is_some_and(|trust| is_of(trust))).filter_map(|id| self.candidate(id))
     }
 
     /// How many trusts there are.
     pub fn trust_count(&self) -> usize {
         self.trusts.len()
     }
-}
-
-fn issuer_index_key(trust: &CompiledTrust) -> (Scope, IssuerKey) {
-    (trust.trust().scope.clone(), trust.issuer().clone())
 }
 
 impl ScopeTree for Snapshot {

@@ -79,6 +79,55 @@ impl SubjectPattern {
     }
 }
 
+/// What an index keeps patterns under: a pattern that matches a subject is under one of the subject's keys. Not the other way
+/// round.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum SubjectKey<'s> {
+    /// The whole subject.
+    Whole(&'s str),
+    /// Its beginning, up to a delimiter.
+    Beginning(&'s str),
+    /// Names of a GitHub owner and repository, without ids.
+    Repository(&'s str, &'s str),
+}
+
+/// How many of a subject's beginnings are keys, the shortest first: a stranger's subject may be nothing but delimiters.
+const BEGINNINGS: usize = 8;
+
+impl<'s> SubjectKey<'s> {
+    /// The one key of a pattern.
+    pub(crate) fn of(pattern: &'s SubjectPattern) -> Self {
+        match pattern {
+            SubjectPattern::Exact(exact) => Self::Whole(exact),
+            SubjectPattern::Prefix(prefix) => Self::Beginning(beginnings(prefix).last().unwrap_or(prefix)),
+            SubjectPattern::GithubRepository(GithubRepository { owner, repository }) => {
+                Self::Repository(&owner.name, &repository.name)
+            }
+        }
+    }
+
+    /// Every key of a subject, each once.
+    pub(crate) fn all_of(subject: &'s str) -> impl Iterator<Item = Self> {
+        let repository = full_github_name(subject).map(|(owner, repository, _)| {
+            let name = |text: &'s str| text.split_once('@').map_or(text, |(name, _)| name);
+            Self::Repository(name(owner), name(repository))
+        });
+        [Self::Whole(subject)].into_iter().chain(beginnings(subject).map(Self::Beginning)).chain(repository)
+    }
+}
+
+/// The shortest beginnings that end in a delimiter.
+fn beginnings(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices(['/', ':']).take(BEGINNINGS).map(|(at, _)| &text[..=at])
+}
+
+/// Owner, repository and what follows of `repo:owner/repository:…`.
+fn full_github_name(subject: &str) -> Option<(&str, &str, &str)> {
+    let (full_name, context) = subject.strip_prefix("repo:")?.split_once(':')?;
+    let (owner, repository) = full_name.split_once('/')?;
+    Some((owner, repository, context))
+}
+
 impl fmt::Display for SubjectPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,10 +180,7 @@ impl GithubRepository {
 
     /// `repo:org/repo:…`, or since July 2026 `repo:org@ID/repo@ID:…`; something must follow the last colon.
     fn matches(&self, subject: &str) -> bool {
-        let Some((full_name, context)) = subject.strip_prefix("repo:").and_then(|rest| rest.split_once(':')) else {
-            return false;
-        };
-        let Some((owner, repository)) = full_name.split_once('/') else { return false };
+        let Some((owner, repository, context)) = full_github_name(subject) else { return false };
         !context.is_empty() && self.owner.matches(owner) && self.repository.matches(repository)
     }
 }
@@ -306,6 +352,32 @@ mod tests {
             for kind in ProviderKind::ALL {
                 if let Ok(compiled) = SubjectPattern::parse("subject", &pattern, kind) {
                     compiled.matches(&subject);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// The index may answer too much, never too little.
+        #[test]
+        fn a_pattern_that_matches_is_under_a_key_of_the_subject(
+            subject in "(repo:)?[ab@1/:]{0,24}",
+            cut in any::<prop::sample::Index>(),
+            github in "[ab](@1)?/[ab](@1)?",
+            context in "[ab:/]{1,20}",
+        ) {
+            let cut = cut.index(subject.len() + 1);
+            let of_github = format!("repo:{github}:{context}");
+            let patterns = [
+                SubjectPattern::Exact(subject.clone()),
+                SubjectPattern::Prefix(subject[..cut].to_owned()),
+                SubjectPattern::GithubRepository(GithubRepository::parse(&github).unwrap()),
+                SubjectPattern::Prefix("repo:".to_owned()),
+            ];
+            for pattern in patterns.iter().filter(|p| match p { SubjectPattern::Prefix(p) => p.ends_with(['/', ':']), _ => true }) {
+                for subject in [&subject, &of_github] {
+                    let is_found = SubjectKey::all_of(subject).any(|key| key == SubjectKey::of(pattern));
+                    prop_assert!(is_found || !pattern.matches(subject), "{pattern:?} {subject}");
                 }
             }
         }

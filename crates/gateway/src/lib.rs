@@ -10,6 +10,7 @@ pub mod limits;
 pub mod mint;
 pub mod oauth;
 pub mod origin;
+pub mod overload;
 pub mod pipeline;
 pub mod reference;
 pub mod routes;
@@ -18,5 +19,5 @@ pub mod services;
 pub mod simulate;
 mod stages;
 
-pub use routes::{router, unfinished};
+pub use routes::{Unfinished, router};
 pub use services::Services;

@@ -124,6 +124,11 @@ pub(crate) fn unfinished(services: &Services) -> Response {
     refuse(services, Refusal::Unavailable.into(), Some(reference))
 }
 
+/// As every answer of ours that is 503, in other words.
+pub(crate) fn unavailable(words: &str) -> Response {
+    Refused { description: words.to_owned(), ..Refused::unavailable() }.into_response()
+}
+
 /// The parameters of a form that were given and not empty.
 pub(crate) type Form = HashMap<String, String>;
 

@@ -172,10 +172,19 @@ impl Decoded {
         }
     }
 
-    fn subject(&self) -> String {
+    /// What it says its subject is; AWS says that only when asked.
+    fn subject(&self) -> Option<&str> {
         match self {
-            Self::Jwt(jwt) => jwt.claims_unverified().text("sub").ok().flatten().unwrap_or_default().to_owned(),
-            Self::Aws(_) => String::new(),
+            Self::Jwt(jwt) => jwt.claims_unverified().text("sub").ok().flatten(),
+            Self::Aws(_) => None,
+        }
+    }
+
+    fn candidates(&self, snapshot: &Snapshot, scope: &Scope, issuer: &str) -> Vec<Candidate> {
+        let issuer = IssuerKey::of(issuer);
+        match self.subject() {
+            Some(subject) => snapshot.candidates_for(scope, &issuer, subject),
+            None => snapshot.candidates(scope, &issuer),
         }
     }
 }
@@ -183,9 +192,9 @@ impl Decoded {
 /// Finds the candidates for a request. None is the same as any other refusal.
 pub(crate) fn locate(services: &Services, snapshot: &Snapshot, locator: &Locator, decoded: &Decoded) -> Vec<Candidate> {
     let mut candidates = match locator {
-        Locator::Scope(scope, Some(issuer)) => snapshot.candidates(scope, &IssuerKey::of(issuer)),
+        Locator::Scope(scope, Some(issuer)) => decoded.candidates(snapshot, scope, issuer),
         Locator::Scope(scope, None) => {
-            decoded.issuers().iter().flat_map(|issuer| snapshot.candidates(scope, &IssuerKey::of(issuer))).collect()
+            decoded.issuers().iter().flat_map(|issuer| decoded.candidates(snapshot, scope, issuer)).collect()
         }
         one => locate_one(services, snapshot, one).into_iter().collect(),
     };
@@ -447,7 +456,9 @@ impl Run<'_> {
             }
         };
         let (facts, hash) = (Some(identity.identity()), identity.token_hash());
-        let mut record = self.record(snapshot, &candidate, facts, hash, checks.clone(), replay);
+        // Only a token that may be used once can turn out to have been used.
+        let checks_if_replayed = replay.as_ref().map(|_| checks.clone());
+        let mut record = self.record(snapshot, &candidate, facts, hash, checks, replay);
         record.granted = true;
         record.service_account = Some(candidate.trust.trust().service_account);
         record.credential = Some(issued);
@@ -461,6 +472,7 @@ impl Run<'_> {
             }
             Ok(Recorded::Superseded) => Attempted::Superseded,
             Ok(Recorded::Replayed) => {
+                let mut checks = checks_if_replayed.unwrap_or_default();
                 fail(
                     &mut checks,
                     CheckName::Replay,
@@ -498,7 +510,7 @@ impl Run<'_> {
             let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
             record.reason = Some(reason.to_owned());
             if record.subject.is_empty() {
-                record.subject = decoded.subject();
+                record.subject = decoded.subject().unwrap_or_default().to_owned();
             }
             if !verified {
                 record.trust = None;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 
@@ -30,14 +30,33 @@ pub fn router(services: Arc<Services>) -> Router {
         .with_state(services)
 }
 
-/// The answer to a request that took too long or crashed, as the caller of that path reads it. One of an exchange names a
-/// reference, which stands in the operator's log.
-pub fn unfinished(services: &Services, path: &str, headers: &HeaderMap) -> Response {
-    const BODY: &str = r#"{"error":"temporarily_unavailable","error_description":"the request could not be finished just now; try again"}"#;
-    if path == oauth::TOKEN {
-        return oauth::unfinished(services);
+/// What a request must be remembered by, so that its caller gets an answer which it can read even when the request takes too
+/// long or crashes. Cheap to make: nearly every request is finished.
+#[derive(Debug)]
+pub struct Unfinished {
+    uri: Uri,
+    encoding: rpc::Encoding,
+}
+
+impl Unfinished {
+    /// Of this request.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        Self { uri: request.uri().clone(), encoding: rpc::Encoding::of_response(request.headers()) }
     }
-    rpc::unfinished(services, path, headers).unwrap_or_else(|| {
-        (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "application/json")], BODY).into_response()
-    })
+
+    /// Its path.
+    pub fn path(&self) -> &str {
+        self.uri.path()
+    }
+
+    /// The answer. That of an exchange names a reference, which stands in the operator's log.
+    pub fn answer(&self, services: &Services) -> Response {
+        const BODY: &str = r#"{"error":"temporarily_unavailable","error_description":"the request could not be finished just now; try again"}"#;
+        if self.path() == oauth::TOKEN {
+            return oauth::unfinished(services);
+        }
+        rpc::unfinished(services, self.path(), self.encoding).unwrap_or_else(|| {
+            (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "application/json")], BODY).into_response()
+        })
+    }
 }

@@ -131,14 +131,14 @@ struct Empty {}
 
 /// How to answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Encoding {
+pub(crate) enum Encoding {
     Protobuf,
     Json,
 }
 
 impl Encoding {
     /// By `Accept`, compared literally; without one by the request's own type.
-    fn of_response(headers: &HeaderMap) -> Self {
+    pub(crate) fn of_response(headers: &HeaderMap) -> Self {
         match headers.get(header::ACCEPT).or_else(|| headers.get(header::CONTENT_TYPE)) {
             Some(value) if BINARY_TYPES.iter().any(|t| value.as_bytes() == t.as_bytes()) => Self::Protobuf,
             _ => Self::Json,
@@ -341,8 +341,7 @@ pub async fn ping_pong(State(services): State<Arc<Services>>, request: Request<a
 
 /// The answer to a call that took too long or crashed, in the encoding its caller reads: never empty, which an old client would
 /// take for success. `None` when the path is no RPC service's.
-pub(crate) fn unfinished(services: &Services, path: &str, headers: &HeaderMap) -> Option<Response> {
-    let encoding = Encoding::of_response(headers);
+pub(crate) fn unfinished(services: &Services, path: &str, encoding: Encoding) -> Option<Response> {
     if path == EXCHANGE {
         let refusal = Refusal::Unavailable;
         let reference = pipeline::refuse(services, Protocol::Rpc, refusal.clone()).reference;
@@ -354,6 +353,11 @@ pub(crate) fn unfinished(services: &Services, path: &str, headers: &HeaderMap) -
         .iter()
         .any(|service| path.starts_with(service))
         .then(|| encoding.fail(Code::Unavailable, "the request could not be finished just now; try again"))
+}
+
+/// As every answer of ours that is unavailable, in other words.
+pub(crate) fn unavailable(headers: &HeaderMap, words: &str) -> Response {
+    Encoding::of_response(headers).fail(Code::Unavailable, words)
 }
 
 /// Any other method of a known service, and known methods by another verb than POST.

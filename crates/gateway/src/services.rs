@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::address::TrustedProxies;
 use crate::limits::Limits;
+use crate::overload::Overload;
 
 /// The shared parts. Cheap to clone behind an [`Arc`]; nothing in here is global.
 pub struct Services {
@@ -36,6 +37,8 @@ pub struct Services {
     pub trusted_proxies: TrustedProxies,
     /// Rate limits, and the allowance for recording what strangers send.
     pub limits: Limits,
+    /// Whether there is more to do than can be done.
+    pub overload: Overload,
 }
 
 impl Services {

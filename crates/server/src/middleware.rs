@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use metrics::SharedString;
 use opentelemetry_http::HeaderExtractor;
-use sallyport_gateway::Services;
+use sallyport_gateway::{Services, Unfinished};
 use tracing::Instrument;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -23,47 +23,26 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Longest time for one request, from its first byte to its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Wraps the routes.
+/// Wraps the routes. One layer: each costs every request a copy of the service beneath it.
 pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Router {
-    routes
-        .fallback(not_found)
-        .layer(from_fn_with_state(Arc::clone(&services), finish))
-        .layer(from_fn(browser_headers))
-        .layer(from_fn_with_state(services, identify))
+    routes.fallback(not_found).layer(from_fn_with_state(services, pass))
 }
 
 async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"not_found"}"#).into_response()
 }
 
-/// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
-async fn finish(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
-    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
-    let run = AssertUnwindSafe(next.run(request)).catch_unwind();
-    match tokio::time::timeout(DEADLINE, run).await {
-        Ok(Ok(response)) => return response,
-        Ok(Err(_)) => tracing::error!(path, "a request panicked"),
-        Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+/// Names the request, on its answer and in every log line; runs it in a span, counts it, and sees to it that it ends.
+async fn pass(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
+    if let Some(response) = services.overload.refuse(&request) {
+        return response;
     }
-    sallyport_gateway::unfinished(&services, &path, &headers)
-}
-
-/// Takes over a caller's request id when it is harmless, else makes one; says it on the answer and in every log line.
-async fn identify(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(REQUEST_ID).filter(|value| {
-        let bytes = value.as_bytes();
-        (1..=64).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-    });
-    let id = given.cloned().unwrap_or_else(|| {
-        // A UUID is always a valid header value.
-        HeaderValue::from_str(&services.new_id().to_string()).unwrap_or_else(|_| HeaderValue::from_static("none"))
-    });
+    let id = identify(&services, request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
-        method = %request.method(),
+        method = request.method().as_str(),
         path = request.uri().path(),
         http.response.status_code = Empty,
     );
@@ -74,29 +53,49 @@ async fn identify(State(services): State<Arc<Services>>, mut request: Request, n
         });
         let _ = span.set_parent(context);
     }
-    let (began, route) = (Instant::now(), route(&request));
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
+    let mut response = finish(&services, request, next).instrument(span.clone()).await;
     span.record("http.response.status_code", response.status().as_u16());
-    let labels = [("route", route), ("status", SharedString::from(response.status().as_str().to_owned()))];
-    metrics::histogram!("sallyport_http_request_duration_seconds", &labels[..1]).record(began.elapsed().as_secs_f64());
-    metrics::counter!("sallyport_http_requests_total", &labels).increment(1);
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-/// The route as it is written in the router, so that strangers cannot make up new ones.
-fn route(request: &Request) -> SharedString {
-    match request.extensions().get::<MatchedPath>() {
-        Some(path) => path.as_str().to_owned().into(),
-        None => "none".into(),
-    }
-}
-
-async fn browser_headers(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    count(route.as_ref(), response.status(), began.elapsed());
     let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    // What browsers respect.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     response
+}
+
+/// The caller's own request id when it is harmless, else a new one.
+fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|value| {
+        let bytes = value.as_bytes();
+        (1..=64).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    });
+    given.cloned().unwrap_or_else(|| {
+        // A UUID is always a valid header value.
+        HeaderValue::from_str(&services.new_id().to_string()).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    })
+}
+
+/// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
+async fn finish(services: &Services, request: Request, next: Next) -> Response {
+    let unfinished = Unfinished::of(&request);
+    let run = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let path = unfinished.path();
+    match tokio::time::timeout(DEADLINE, run).await {
+        Ok(Ok(response)) => return response,
+        Ok(Err(_)) => tracing::error!(path, "a request panicked"),
+        Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+    }
+    unfinished.answer(services)
+}
+
+/// Counts a request by its route as it is written in the router, so that strangers cannot make up new ones.
+fn count(route: Option<&MatchedPath>, status: StatusCode, took: Duration) {
+    let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
+    let labels = [("route", route), ("status", status.as_str().to_owned().into())];
+    metrics::histogram!("sallyport_http_request_duration_seconds", &labels[..1]).record(took.as_secs_f64());
+    metrics::counter!("sallyport_http_requests_total", &labels).increment(1);
 }

@@ -22,6 +22,7 @@ use sallyport_domain::scope::Scope;
 use sallyport_gateway::Services;
 use sallyport_gateway::address::TrustedProxies;
 use sallyport_gateway::limits::Limits;
+use sallyport_gateway::overload::Overload;
 use sallyport_graphql::GraphqlOptions;
 use sallyport_identity::outbound::Outbound;
 use sallyport_identity::verifier::Verifier;
@@ -127,7 +128,10 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
         entropy,
         trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         limits: Limits::new(settings.limit_global, settings.limit_per_address, settings.limit_per_trust),
+        overload: Overload::default(),
     });
+    let watched = Arc::clone(&services);
+    tokio::spawn(async move { watched.overload.watch().await });
     keys::keep_rotating(Arc::clone(&services), master);
     retention::keep_forgetting(Arc::clone(&services), settings.retention_days);
 

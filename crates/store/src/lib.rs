@@ -10,6 +10,7 @@
 //! There is one way to each row: no SQL is written for one database only, and nothing here decides who may do what.
 
 pub mod backup;
+mod bulk;
 pub mod change;
 mod entity;
 mod error;

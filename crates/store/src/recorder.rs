@@ -21,12 +21,15 @@ use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
+use sea_orm::{
+    ColumnTrait, EntityTrait, IntoActiveModel, Iterable, ModelTrait, QueryFilter, QuerySelect, TryInsertResult,
+};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use crate::bulk::BulkInsert;
 use crate::change::Changed;
 use crate::entity::{configuration_change, exchange, replay_use, subject_status, trust_usage};
 use crate::error::StoreError;
@@ -35,11 +38,6 @@ use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
 
 /// Most records of one commit.
 const BATCH: usize = 512;
-/// Columns of `exchanges`, which has the most.
-const COLUMNS: usize = 20;
-/// What SQLite takes in one statement; PostgreSQL takes twice that.
-const PARAMETERS: usize = 32_766;
-const _: () = assert!(BATCH * COLUMNS <= PARAMETERS);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available.
@@ -80,6 +78,14 @@ pub enum RecordError {
     #[error("the exchange could not be recorded")]
     Unavailable,
 }
+
+static EXCHANGES: BulkInsert<exchange::Entity> = BulkInsert::new(None);
+/// Keeps what is newer.
+static USAGES: BulkInsert<trust_usage::Entity> = BulkInsert::new(Some(|| {
+    use trust_usage::{Column, Entity};
+    let later = Expr::col(("excluded", Column::LastUsedAt)).gt(Expr::col((Entity, Column::LastUsedAt)));
+    OnConflict::column(Column::TrustId).update_column(Column::LastUsedAt).action_and_where(later).to_owned()
+}));
 
 #[derive(Debug)]
 struct Job {
@@ -246,16 +252,16 @@ async fn commit(
     }
 
     let kept = || jobs.iter().zip(&outcomes).filter(|(_, o)| **o == Recorded::Durable).map(|(job, _)| &job.record);
-    let row = |record: &ExchangeRecord| {
-        let time = held.on_record(record.time).micros();
-        exchange::Model { time, ..exchange::Model::of(record) }.into_active_model()
-    };
-    let rows: Vec<exchange::ActiveModel> = kept().map(row).collect();
+    let rows: Vec<&ExchangeRecord> = kept().collect();
     if rows.is_empty() {
         transaction.rollback().await?;
         return Ok((outcomes, held));
     }
-    exchange::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+    let row = |record: &ExchangeRecord| {
+        let time = held.on_record(record.time);
+        exchange::Column::iter().map(|column| exchange::Model::value(record, time, column)).collect()
+    };
+    EXCHANGES.rows(&transaction, rows.into_iter().map(row)).await?;
 
     // In the order of their ids, so that two replicas cannot each wait for the other.
     let mut usages: BTreeMap<Uuid, trust_usage::Model> = BTreeMap::new();
@@ -270,17 +276,8 @@ async fn commit(
         });
         usage.last_used_at = Ord::max(usage.last_used_at, at);
     }
-    if !usages.is_empty() {
-        use trust_usage::{Column, Entity};
-        let later = Expr::col(("excluded", Column::LastUsedAt)).gt(Expr::col((Entity, Column::LastUsedAt)));
-        let newest =
-            OnConflict::column(Column::TrustId).update_column(Column::LastUsedAt).action_and_where(later).to_owned();
-        let rows = usages.into_values().map(IntoActiveModel::into_active_model);
-        Entity::insert_many::<trust_usage::ActiveModel, _>(rows)
-            .on_conflict(newest)
-            .exec_without_returning(&transaction)
-            .await?;
-    }
+    let row = |usage: trust_usage::Model| trust_usage::Column::iter().map(|column| usage.get(column)).collect();
+    USAGES.rows(&transaction, usages.into_values().map(row)).await?;
     transaction.commit().await?;
     Ok((outcomes, held))
 }

@@ -289,6 +289,8 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
+                // A statement of many rows keeps a journal of its own, for the case that it fails half-way; it needs no file.
+                .pragma("temp_store", "MEMORY")
                 .busy_timeout(BUSY_SQLITE);
             if read_only { sqlite.pragma("query_only", "ON") } else { sqlite }
         })

@@ -24,6 +24,7 @@ use sallyport_domain::scope::Scope;
 use sallyport_gateway::Services;
 use sallyport_gateway::address::TrustedProxies;
 use sallyport_gateway::limits::Limits;
+use sallyport_gateway::overload::Overload;
 use sallyport_graphql::{GraphqlOptions, router};
 use sallyport_identity::outbound::{AllowRule, Outbound, OutboundSettings, ResolveOverride};
 use sallyport_identity::verifier::Verifier;
@@ -111,6 +112,7 @@ impl World {
             entropy: Arc::new(SystemEntropy),
             trusted_proxies: TrustedProxies::default(),
             limits: Limits::new(0, 0, 0),
+            overload: Overload::default(),
         });
         let api = router(Arc::clone(&services), options);
         Self { services, issuer, github, api, _folder: folder }

@@ -1,5 +1,6 @@
 //! The exchange record.
 
+use sea_orm::Value;
 use sea_orm::entity::prelude::*;
 
 use sallyport_domain::clock::Timestamp;
@@ -44,29 +45,30 @@ impl ActiveModelBehavior for ActiveModel {}
 const ROW: Row = Row("exchanges");
 
 impl Model {
-    pub fn of(record: &ExchangeRecord) -> Self {
+    /// What a record put down at `time` has in a column.
+    pub fn value(record: &ExchangeRecord, time: Timestamp, column: Column) -> Value {
         let credential = record.credential.as_ref();
-        Self {
-            id: record.id.0,
-            time: record.time.micros(),
-            scope: record.scope.key(),
-            organization: record.organization.as_ref().map(ToString::to_string),
-            granted: record.granted,
-            reason: record.reason.clone(),
-            protocol: record.protocol.name().to_owned(),
-            trust_id: record.trust.map(|id| id.0),
-            binding: record.binding,
-            provider_id: record.provider.map(|id| id.0),
-            service_account_id: record.service_account.map(|id| id.0),
-            issuer: recorded(&record.issuer).into_owned(),
-            subject: recorded(&record.subject).into_owned(),
-            source_ip: record.source_ip.clone(),
-            token_hash: record.token_hash.to_vec(),
-            checks: list_text(&record.checks),
-            credential_kind: credential.map(|c| c.kind.name().to_owned()),
-            credential_expires_at: credential.map(|c| c.expires_at.micros()),
-            credential_roles: credential.map(|c| list_text(&c.roles)),
-            credential_public_key: credential.and_then(|c| c.public_key.clone()),
+        match column {
+            Column::Id => record.id.0.into(),
+            Column::Time => time.micros().into(),
+            Column::Scope => record.scope.key().into(),
+            Column::Organization => record.organization.as_ref().map(ToString::to_string).into(),
+            Column::Granted => record.granted.into(),
+            Column::Reason => record.reason.clone().into(),
+            Column::Protocol => record.protocol.name().into(),
+            Column::TrustId => record.trust.map(|id| id.0).into(),
+            Column::Binding => record.binding.into(),
+            Column::ProviderId => record.provider.map(|id| id.0).into(),
+            Column::ServiceAccountId => record.service_account.map(|id| id.0).into(),
+            Column::Issuer => recorded(&record.issuer).into_owned().into(),
+            Column::Subject => recorded(&record.subject).into_owned().into(),
+            Column::SourceIp => record.source_ip.clone().into(),
+            Column::TokenHash => record.token_hash.to_vec().into(),
+            Column::Checks => list_text(&record.checks).into(),
+            Column::CredentialKind => credential.map(|c| c.kind.name()).into(),
+            Column::CredentialExpiresAt => credential.map(|c| c.expires_at.micros()).into(),
+            Column::CredentialRoles => credential.map(|c| list_text(&c.roles)).into(),
+            Column::CredentialPublicKey => credential.and_then(|c| c.public_key.clone()).into(),
         }
     }
 

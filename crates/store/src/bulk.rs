@@ -1,0 +1,77 @@
+//! Many rows into one table, by few statements whose texts are few as well.
+//!
+//! A statement with as many placeholders as there happen to be rows is a new text nearly every time: it is put together anew,
+//! and the database parses it anew, which costs more than the rows. Here the rows go in powers of two, and each of those
+//! texts is made, and prepared on each connection, once.
+
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+use sea_orm::sea_query::{Expr, OnConflict, Query};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Iterable, Statement, StatementBuilder, Value};
+
+use crate::error::StoreError;
+
+/// Up to 2⁹ rows in one statement.
+const SIZES: usize = 10;
+/// What SQLite takes in one statement; PostgreSQL takes twice that.
+const PARAMETERS: usize = 32_766;
+
+type Texts = [OnceLock<String>; SIZES];
+
+/// Inserts into the table of `E`. One `static` for each place that inserts.
+pub(crate) struct BulkInsert<E> {
+    sqlite: Texts,
+    postgres: Texts,
+    on_conflict: Option<fn() -> OnConflict>,
+    table: PhantomData<E>,
+}
+
+impl<E: EntityTrait> BulkInsert<E> {
+    /// An insert that does this on conflict; `None`: it fails.
+    pub(crate) const fn new(on_conflict: Option<fn() -> OnConflict>) -> Self {
+        const NONE: OnceLock<String> = OnceLock::new();
+        Self { sqlite: [NONE; SIZES], postgres: [NONE; SIZES], on_conflict, table: PhantomData }
+    }
+
+    /// Inserts rows; each gives a value for each column, in the order of `E::Column`. To be called in a transaction.
+    ///
+    /// # Errors
+    /// When the database does not take them; some may have been inserted.
+    pub(crate) async fn rows(
+        &self,
+        db: &impl ConnectionTrait,
+        rows: impl ExactSizeIterator<Item = Vec<Value>>,
+    ) -> Result<(), StoreError> {
+        let columns = E::Column::iter().count();
+        let largest = SIZES.min((PARAMETERS / columns).ilog2() as usize + 1);
+        let (backend, mut left, mut values) = (db.get_database_backend(), rows.len(), rows.flatten());
+        while left > 0 {
+            let size = (left.ilog2() as usize).min(largest - 1);
+            let count = 1 << size;
+            let sql = self.text(backend, size);
+            let part: Vec<Value> = values.by_ref().take(count * columns).collect();
+            debug_assert_eq!(part.len(), count * columns, "a row gives a value for each column");
+            db.execute_raw(Statement::from_sql_and_values(backend, sql, part)).await?;
+            left -= count;
+        }
+        Ok(())
+    }
+
+    /// The statement for 2^`size` rows.
+    fn text(&self, backend: DbBackend, size: usize) -> &str {
+        let texts = if backend == DbBackend::Sqlite { &self.sqlite } else { &self.postgres };
+        texts[size].get_or_init(|| {
+            let mut insert = Query::insert();
+            insert.into_table(E::default()).columns(E::Column::iter());
+            for _ in 0..1 << size {
+                // Placeholders is all that becomes of the values.
+                insert.values_panic(E::Column::iter().map(|_| Expr::val(0)));
+            }
+            if let Some(on_conflict) = self.on_conflict {
+                insert.on_conflict(on_conflict());
+            }
+            StatementBuilder::build(&insert, &backend).sql
+        })
+    }
+}
