@@ -282,7 +282,7 @@ impl Stage {
             ("client_id", client_id),
             ("subject_token", token),
         ];
-        let body = serde_urlencoded::to_string(form)?;
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = self.http.post(format!("{}/auth/v1/token", self.url)).body(body);
         let response = request.header("content-type", "application/x-www-form-urlencoded").send().await?;
         let status = response.status();
