@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<bool> {
     let all = variants::all();
     let named = |part: &String| all.iter().any(|variant| variant.name == *part);
-    let is_meant = |name: &str| cli.variant.iter().any(|p| if named(p) { name == p } else { name.contains(p.as_str()) });
+    let is_meant =
+        |name: &str| cli.variant.iter().any(|p| if named(p) { name == p } else { name.contains(p.as_str()) });
     let is_chosen = |variant: &Variant| match cli.variant.as_slice() {
         [] => cli.all || cli.list || variant.usual,
         _ => is_meant(&variant.name),
