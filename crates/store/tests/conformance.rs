@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_domain::clock::Timestamp;
+use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
 use sallyport_domain::decision::{Check, CheckName};
 use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
@@ -188,6 +188,7 @@ conformance! {
     keys_of_replicas_that_start_together,
     bootstrap_happens_once,
     what_has_ended_is_forgotten,
+    a_clock_that_is_ahead_forgets_nothing_early,
     what_is_old_is_forgotten_little_by_little,
     a_collector_misses_nothing_and_gets_nothing_twice,
     a_late_event_is_put_on_record_after_what_was_handed_out,
@@ -1484,6 +1485,18 @@ async fn what_has_ended_is_forgotten(db: Db) {
     db.sql("DELETE FROM trusts").await;
     assert_eq!(db.store.purge_orphans(10).await, Ok(1));
     assert!(db.store.last_used(&[trust.id]).await.unwrap().is_empty());
+}
+
+async fn a_clock_that_is_ahead_forgets_nothing_early(db: Db) {
+    let (machine, year) = (SystemClock.now(), 365 * 86_400);
+    assert_eq!(db.store.time_to_forget_by(machine.plus_seconds(-year)).await, Ok(machine.plus_seconds(-year)));
+    let ahead = machine.plus_seconds(year);
+    let by = db.store.time_to_forget_by(ahead).await.unwrap();
+    if db.options.url.starts_with("sqlite:") {
+        assert_eq!(by, ahead, "the machine has but one clock");
+    } else {
+        assert!((-5..=60).contains(&by.seconds_since(machine)), "{by}, not the database's {machine}");
+    }
 }
 
 async fn what_is_old_is_forgotten_little_by_little(db: Db) {
