@@ -218,6 +218,11 @@ impl Snapshot {
         self.subjects.get(&provider)?.get(&*recorded(subject))
     }
 
+    /// Of how many subjects of a provider something was said.
+    pub fn subject_count(&self, provider: ProviderId) -> usize {
+        self.subjects.get(&provider).map_or(0, Map::len)
+    }
+
     /// Whether a subject of a provider is disabled.
     pub fn subject_disabled(&self, provider: ProviderId, subject: &str) -> bool {
         self.subject_status(provider, subject).is_some_and(|status| status.disabled)

@@ -110,7 +110,7 @@ async fn revoke(caller: &Caller, mrn: &str, subject: Option<&str>) -> Result<()>
                             Write::Ending(Box::new(Write::PutProvider(provider)))
                         }
                         Some(subject) => {
-                            let mut status = status_of(caller, access, provider.id, subject);
+                            let mut status = status_of(caller, access, provider.id, subject)?;
                             status.credentials_not_before = Some(now);
                             Write::Ending(Box::new(Write::PutSubjectStatus(status)))
                         }
