@@ -91,6 +91,14 @@ fn a_copy_taken_while_the_server_works_is_whole_and_comes_back() {
         assert!(refused(&command(&world.server, &["restore", copy], &[])).contains("--force"));
         let output = succeeded(&command(&world.server, &["restore", "--force", copy], &[]));
         assert!(output.contains(".before-") && output.contains("has ended"), "{output}");
+        // The side files of the old database are set aside with it: SQLite would play them into the new one.
+        let data = world.server.path("data");
+        let files: Vec<String> =
+            std::fs::read_dir(&data).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        let side = |name: &&String| name.ends_with("-wal") || name.ends_with("-shm");
+        let (old, new): (Vec<&String>, Vec<&String>) = files.iter().filter(side).partition(|n| n.contains(".before-"));
+        assert_eq!((old.len(), new.len()), (2, 0), "killed, the old one left two: {files:?}");
+        assert!(!files.iter().any(|name| name.contains("restoring")), "{files:?}");
         world.server.start_again().await;
 
         assert_eq!(names(&world).await, names_then);
