@@ -89,8 +89,20 @@ fn a_copy_taken_while_the_server_works_is_whole_and_comes_back() {
         assert!(refused(&command(&world.server, &["restore", "--force", copy], &[])).contains("stop it first"));
         world.server.kill();
         assert!(refused(&command(&world.server, &["restore", copy], &[])).contains("--force"));
+        // As when root restores for a server that is somebody else. Where the tests are not root's, all is one user's anyway.
+        let data = world.server.path("data");
+        let _ = std::os::unix::fs::chown(&data, Some(12_345), Some(12_345));
         let output = succeeded(&command(&world.server, &["restore", "--force", copy], &[]));
         assert!(output.contains(".before-") && output.contains("has ended"), "{output}");
+        // The side files of the old database are set aside with it: SQLite would play them into the new one.
+        let files: Vec<String> =
+            std::fs::read_dir(&data).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+        let side = |name: &&String| name.ends_with("-wal") || name.ends_with("-shm");
+        let (old, new): (Vec<&String>, Vec<&String>) = files.iter().filter(side).partition(|n| n.contains(".before-"));
+        assert_eq!((old.len(), new.len()), (2, 0), "killed, the old one left two: {files:?}");
+        assert!(!files.iter().any(|name| name.contains("restoring")), "{files:?}");
+        let owner = |file: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(file).unwrap());
+        assert_eq!(owner(&data.join("sallyport.db")), owner(&data), "the server can open it");
         world.server.start_again().await;
 
         assert_eq!(names(&world).await, names_then);

@@ -14,6 +14,8 @@ struct Pair {
     space: String,
     provider: String,
     account: String,
+    /// The account's own, not of an exchange.
+    standing: Value,
     trust: String,
     client: [String; 2],
 }
@@ -28,14 +30,16 @@ impl Pair {
     async fn new(world: &World) -> Self {
         let space = world.place().await.space;
         let provider = world.provider(&space, world.issuer.uri()).await;
-        let account = world.service_account(&space, &["viewer"]).await["mrn"].as_str().unwrap().to_owned();
+        let made = world.service_account(&space, &["viewer"]).await;
+        let account = made["mrn"].as_str().unwrap().to_owned();
+        let standing = json!({ "mrn": account, "private_key": made["privateKey"] });
         let trust = async |subject: &str| {
             let input =
                 json!({ "serviceAccountMrn": account, "providerMrn": provider, "name": subject, "subject": subject });
             world.trust(input).await
         };
         let ((first, a), (_, b)) = (trust("one").await, trust("two").await);
-        Self { space, provider, account, trust: first, client: [a, b] }
+        Self { space, provider, account, standing, trust: first, client: [a, b] }
     }
 
     async fn held(&self, world: &World, subject: usize) -> Held {
@@ -82,6 +86,11 @@ fn everything_of_a_credential_a_trust_an_account_a_provider_or_a_subject_ends_at
             assert_eq!(two.ping(world).await, if both { ENDED } else { GOOD }, "{what}");
             // What is issued afterwards lives, even within the same second.
             assert_eq!(pair.held(world, 0).await.ping(world).await, GOOD, "after: {what}");
+            assert_eq!(
+                world.signed_ping(&pair.standing).await,
+                200,
+                "a standing key is no credential of an exchange: {what}"
+            );
         }
     });
 }

@@ -332,6 +332,18 @@ fn the_event_log_has_every_event_and_may_be_moved_away() {
         assert_eq!(world.server.terminate(), 0);
         let last = events(&read(&file));
         assert_eq!(last.last().unwrap()["api"]["operation"], "revokeCredentials", "what is left is written at the end");
+        // What a process that was killed left of a line is a line of its own, and spoils no other.
+        let torn = read(&file) + r#"{"class_uid":3002,"metada"#;
+        std::fs::write(&file, &torn).unwrap();
+        world.server.start_again().await;
+        let (_, fourth) = exchanged(&world, &place, "logged").await;
+        eventually("an event after the torn line", Duration::from_secs(20), async || {
+            let added = read(&file).strip_prefix(&torn).expect("what is there stays").to_owned();
+            let added = events(added.strip_prefix('\n')?);
+            uids(&added).contains(&fourth).then_some(())
+        })
+        .await;
+        assert_eq!(world.server.terminate(), 0);
         let text = format!("{}{}", read(&file), read(&world.server.path("events.1.json")));
         for secret in ["BEGIN", "eyJ", &world.admin] {
             assert!(!text.contains(secret), "{secret}");

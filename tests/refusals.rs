@@ -619,6 +619,32 @@ fn the_rate_limit_says_when_to_come_back() {
 }
 
 #[test]
+fn introspection_and_revocation_are_limited_with_the_exchanges() {
+    run(async {
+        for limit in ["SALLYPORT_LIMIT_PER_ADDRESS", "SALLYPORT_LIMIT_GLOBAL"] {
+            let world = World::with(|setup| {
+                setup.set(limit, "1");
+            })
+            .await;
+            for path in ["/auth/v1/introspect", "/auth/v1/revoke"] {
+                let mut answers = Vec::new();
+                for _ in 0..10 {
+                    answers.push(world.post_form(path, &[("token", "nobody's")], Some(&world.admin)).await);
+                }
+                let limited =
+                    answers.iter().find(|reply| reply.status != 200).expect("ten in a row exceed one a second");
+                assert_eq!(limited.status, 429, "{limit} {path}: {}", limited.text());
+                assert_eq!(limited.json()["error"], json!("temporarily_unavailable"));
+                assert!(limited.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds >= 1), "{limited:?}");
+                // What belongs to one door belongs to all.
+                let exchanged = world.oauth("a@b/wfe", &world.token("x", "y"), &[]).await;
+                assert_eq!(exchanged.status, 429, "{limit} {path}: {}", exchanged.text());
+            }
+        }
+    });
+}
+
+#[test]
 fn a_trust_with_roles_its_account_lacks_grants_nothing() {
     run(async {
         let world = world().await;

@@ -212,6 +212,16 @@ impl Snapshot {
         self.subjects.get(&provider)?.get(&*recorded(subject))
     }
 
+    /// What was said about the subjects of a provider, in no order.
+    pub fn subject_statuses(&self, provider: ProviderId) -> impl Iterator<Item = &Arc<SubjectStatus>> {
+        self.subjects.get(&provider).into_iter().flat_map(Map::values)
+    }
+
+    /// Of how many subjects of a provider something was said.
+    pub fn subject_count(&self, provider: ProviderId) -> usize {
+        self.subjects.get(&provider).map_or(0, Map::len)
+    }
+
     /// Whether a subject of a provider is disabled.
     pub fn subject_disabled(&self, provider: ProviderId, subject: &str) -> bool {
         self.subject_status(provider, subject).is_some_and(|status| status.disabled)

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::decision::Refusal;
 use sallyport_domain::id::CredentialId;
 use sallyport_domain::mrn::Resource;
 use sallyport_domain::principal::Principal;
@@ -25,7 +26,8 @@ use crate::services::Services;
 /// `POST /auth/v1/introspect`: for a bearer that may read credentials at the token's scope; `{"active": false}` for all else.
 pub async fn introspect(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let headers = request.headers().clone();
-    let form = match read(request).await {
+    let origin = Origin::of(&services, request.extensions(), &headers);
+    let form = match admit(&services, &origin, request).await {
         Ok(form) => form,
         Err(refused) => return refused.into_response(),
     };
@@ -35,6 +37,12 @@ pub async fn introspect(State(services): State<Arc<Services>>, request: Request<
         Ok(None) => no_store(StatusCode::OK, json!({ "active": false })),
         Err(Unreachable) => Refused::unavailable().into_response(),
     }
+}
+
+/// The form, within the limits that exchanges have: whoever floods one door is not to be let in at the next.
+async fn admit(services: &Services, origin: &Origin, request: Request<axum::body::Body>) -> Result<Form, Refused> {
+    services.limits.admit(origin.source_ip).map_err(|wait| Refusal::RateLimited(wait.0))?;
+    read(request).await
 }
 
 /// The configuration cannot be confirmed just now.
@@ -100,7 +108,7 @@ fn known<T>(recognised: Result<T, AuthenticationError>) -> Result<Option<T>, Unr
 pub async fn revoke(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let headers = request.headers().clone();
     let origin = Origin::of(&services, request.extensions(), &headers);
-    let form: Form = match read(request).await {
+    let form = match admit(&services, &origin, request).await {
         Ok(form) => form,
         Err(refused) => return refused.into_response(),
     };

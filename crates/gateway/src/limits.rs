@@ -1,4 +1,4 @@
-//! Rate limits of the exchange, and the allowance for recording what strangers send.
+//! Rate limits of exchanges, introspection and revocation, and the allowance for recording what strangers send.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -54,7 +54,7 @@ impl Noise {
 pub struct RetryAfter(pub u32);
 
 impl Limits {
-    /// Exchanges a second: in all, per source address, per trust. Each allows a burst of one second's worth.
+    /// Requests a second: in all, per source address; exchanges a second per trust. Each allows a burst of one second's worth.
     pub fn new(global: u32, per_address: u32, per_trust: u32) -> Self {
         let quota = |n| NonZeroU32::new(n).map(Quota::per_second);
         Self {

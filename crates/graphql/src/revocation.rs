@@ -29,7 +29,8 @@ pub(crate) struct RevocationMutation;
 #[Object]
 impl RevocationMutation {
     /// Ends one credential, or every credential that came so far of a trust, a binding, a service account, a provider, or of
-    /// one subject of a provider. Whoever still matches a trust can get a new one: disable what is not to.
+    /// one subject of a provider. Whoever still matches a trust can get a new one: disable what is not to. The standing key of a
+    /// service account, which createServiceAccount gave, goes on working: disable or delete the account to end it.
     #[graphql(complexity = "50 + child_complexity")]
     async fn revoke_credentials(
         &self,
@@ -110,7 +111,7 @@ async fn revoke(caller: &Caller, mrn: &str, subject: Option<&str>) -> Result<()>
                             Write::Ending(Box::new(Write::PutProvider(provider)))
                         }
                         Some(subject) => {
-                            let mut status = status_of(caller, access, provider.id, subject);
+                            let mut status = status_of(caller, access, provider.id, subject)?;
                             status.credentials_not_before = Some(now);
                             Write::Ending(Box::new(Write::PutSubjectStatus(status)))
                         }

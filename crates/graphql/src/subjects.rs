@@ -16,6 +16,8 @@ use crate::paging::{self, COUNTED, PageInfo, cost};
 
 /// Longest subject, in bytes: that of a whole token.
 const SUBJECT_MAX: usize = 16 * 1_024;
+/// Most subjects of one provider of which something is said: every replica holds them all in memory.
+const SUBJECTS_MAX: usize = 10_000;
 
 /// What an admin has said about one subject of a provider.
 #[derive(SimpleObject, Clone, Debug)]
@@ -140,7 +142,7 @@ impl SubjectMutation {
                 let (scope, provider) = provider(caller, access, &input.provider_mrn)?;
                 access.require_federation(Permission::ProvidersManage, &scope, "provider")?;
                 check_subject(&input.subject)?;
-                let mut status = status_of(caller, access, provider, &input.subject);
+                let mut status = status_of(caller, access, provider, &input.subject)?;
                 let shown = |disabled| Some(json!({ "subject": status.subject, "disabled": disabled }));
                 let record = (shown(status.disabled), shown(input.disabled));
                 status.disabled = input.disabled;
@@ -176,15 +178,27 @@ pub(crate) fn check_subject(subject: &str) -> Result<()> {
     Ok(())
 }
 
-/// What was said about the subject, to be changed by this caller.
-pub(crate) fn status_of(caller: &Caller, access: &Access<'_>, provider: ProviderId, subject: &str) -> SubjectStatus {
+/// What was said about the subject, to be changed by this caller. Refuses one more than [`SUBJECTS_MAX`].
+pub(crate) fn status_of(
+    caller: &Caller,
+    access: &Access<'_>,
+    provider: ProviderId,
+    subject: &str,
+) -> Result<SubjectStatus> {
     let said = access.snapshot.subject_status(provider, subject);
-    SubjectStatus {
+    if said.is_none() && access.snapshot.subject_count(provider) >= SUBJECTS_MAX {
+        return Err(Error::exhausted(format!(
+            "{SUBJECTS_MAX} subjects of this provider are disabled or had their credentials revoked within the last day, and \
+             no more are possible; enable some again, or disable or revoke the trust or the provider instead"
+        ))
+        .on("subject"));
+    }
+    Ok(SubjectStatus {
         provider,
         subject: recorded(subject).into_owned(),
         disabled: said.is_some_and(|status| status.disabled),
         credentials_not_before: said.and_then(|status| status.credentials_not_before),
         updated_at: caller.now(),
         updated_by: caller.principal.mrn.clone(),
-    }
+    })
 }

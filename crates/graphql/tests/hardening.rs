@@ -10,7 +10,9 @@ use common::{OWNER, World, role_mrn};
 use sallyport_credentials::access_token::{AccessTokenClaims, WifClaims};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{CredentialId, OrganizationId};
+use sallyport_domain::mrn::Resource;
 use sallyport_domain::role::RoleName;
+use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_graphql::GraphqlOptions;
 use sallyport_store::{MutateError, StoreError, Write};
 use serde_json::{Value, json};
@@ -438,7 +440,7 @@ async fn m12_revocation_counts_from_when_it_is_done() {
     world.run(revoke, json!({ "m": trust })).await;
     assert!(other.await.unwrap());
     let snapshot = world.services.configuration.refresh().await.unwrap();
-    let Some(sallyport_domain::mrn::Resource::Trust(_, id)) = world.services.installation.mrns.parse(&trust) else {
+    let Some(Resource::Trust(_, id)) = world.services.installation.mrns.parse(&trust) else {
         panic!("{trust}");
     };
     let from = snapshot.trust(id).unwrap().trust().credentials_not_before.unwrap();
@@ -922,4 +924,43 @@ async fn a_binding_says_so_when_its_provider_trusts_other_keys_than_the_issuer_s
     // Keys that the issuer publishes are nothing to speak of.
     let made = world.run_as(&owner, bind, json!({ "s": space, "i": world.github.uri(), "n": "acme/shop" })).await;
     assert!(!made["data"]["createWIFAuthBinding"]["binding"]["warnings"].to_string().contains("publishes"), "{made}");
+}
+
+#[tokio::test]
+async fn a_provider_has_ten_thousand_subjects_of_which_something_is_said_and_no_more() {
+    let world = World::new().await;
+    let (_, space) = world.space("acme", "prod").await;
+    let provider = provider(&world, &space).await;
+    let configuration = &world.services.configuration;
+    let Some(Resource::Provider(_, id)) = world.services.installation.mrns.parse(&provider) else {
+        unreachable!("{provider} is a provider's")
+    };
+    let said = |number: i32| {
+        Write::PutSubjectStatus(SubjectStatus {
+            provider: id,
+            subject: format!("subject-{number}"),
+            disabled: true,
+            credentials_not_before: None,
+            updated_at: world.services.now(),
+            updated_by: String::new(),
+        })
+    };
+    let writes: Vec<Write> = (1..10_000).map(said).collect();
+    configuration.mutate(|_| Ok::<_, ()>((writes.clone(), ()))).await.unwrap();
+    let update = "mutation($p: String!, $s: String!, $d: Boolean!) { updateWIFSubject(input: {providerMrn: $p, subject: $s, disabled: $d}) { subject { disabled } } }";
+    let revoke = "mutation($p: String!, $s: String!) { revokeCredentials(mrn: $p, subject: $s) { mrn } }";
+    let of = |subject: &str, disabled: bool| json!({ "p": provider, "s": subject, "d": disabled });
+    world.run(update, of("the last one", true)).await;
+    for document in [update, revoke] {
+        let (code, field, message) = world.refused_as(OWNER, document, of("one more", true)).await;
+        assert_eq!((code.as_str(), field.as_str()), ("RESOURCE_EXHAUSTED", "subject"), "{message}");
+        assert!(message.contains("10000 subjects") && message.contains("instead"), "{message}");
+    }
+    // Those that are there can be changed, and what is said in the end is room again.
+    world.run(revoke, of("subject-1", true)).await;
+    world.run(update, of("subject-2", false)).await;
+    let now = world.services.now();
+    world.services.store.purge_ended(now, 10).await.unwrap();
+    configuration.forget_ended(now).await;
+    world.run(update, of("one more", true)).await;
 }

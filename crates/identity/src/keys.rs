@@ -450,10 +450,14 @@ pub(crate) struct KeyCache {
 pub(crate) enum KeyAnswer {
     /// Checked under these keys.
     Checked(SignatureOutcome, Arc<KeySet>, Option<String>),
-    /// There are no keys just now.
+    /// There are no keys just now, or none that the token names, and the issuer could not be asked for more.
     Unavailable(String),
     /// There never will be: the provider's configuration is no good for JWTs.
     Unusable(String),
+}
+
+fn not_refreshed(why: &str) -> String {
+    format!("the token's key is not among those at hand, and the key set could not be refreshed: {why}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -502,7 +506,8 @@ impl KeyCache {
     }
 
     /// The key may be newer than what is cached. Whoever finds a fetch under way waits for it; that fetch may have
-    /// begun before the key existed, so one of its own is tried after it, if the allowance has one left.
+    /// begun before the key existed, so one of its own is tried after it, if the allowance has one left. When the last
+    /// fetch did not get through, it cannot be told whether the issuer has the key: that is no refusal.
     async fn refresh_for_unknown(
         &self,
         entry: &Arc<Entry>,
@@ -530,6 +535,9 @@ impl KeyCache {
                     }
                     None if state.refreshes.claim(now) => (self.start(entry, &mut state, provider), true),
                     None => {
+                        if let Some(failure) = state.last_failure.as_ref().filter(|failure| failure.passing) {
+                            return KeyAnswer::Unavailable(not_refreshed(&failure.text));
+                        }
                         let note = "the key set was refreshed for unknown key ids too often just now; \
                                     it will be again within 30 s";
                         return KeyAnswer::Checked(SignatureOutcome::UnknownKey, set, Some(note.into()));
@@ -544,6 +552,7 @@ impl KeyCache {
                         return KeyAnswer::Checked(outcome, set, None);
                     }
                 }
+                Err(error) if error.passing => return KeyAnswer::Unavailable(not_refreshed(&error.text)),
                 Err(error) => {
                     let note = format!("the key set could not be refreshed: {}", error.text);
                     return KeyAnswer::Checked(SignatureOutcome::UnknownKey, set, Some(note));

@@ -128,6 +128,43 @@ async fn a_flood_of_unknown_key_ids_costs_two_fetches() {
 }
 
 #[tokio::test]
+async fn an_unknown_key_is_unavailable_while_the_issuer_cannot_be_asked_and_denied_once_it_was() {
+    let world = World::new();
+    let issuer = world.issuer().await;
+    let verifier = world.verifier(&[&issuer]);
+    let provider = provider_of(&issuer);
+    let old = token(&issuer);
+    assert_eq!(admit(&verifier, &provider, &old).await, Ok(()));
+    let invented = async || verifier.verify_jwt(&token_with_kid(&issuer, "invented"), &provider).await;
+    issuer.rotate(Algorithm::Rs256, OldKey::Kept);
+    for failure in [Failure::CloseConnection, Failure::Status(503), Failure::Status(429), Failure::Hang] {
+        issuer.set_failure_at(Endpoint::Jwks, failure.clone());
+        let fetches = issuer.jwks_fetches();
+        // The allowance's two fetches, at most one in the background, then what the last of them said, without asking again.
+        for _ in 0..5 {
+            let verification = verifier.verify_jwt(&parse(&token(&issuer)), &provider).await;
+            assert!(reason(&verification).1.contains("could not be refreshed"), "{:?}", verification.checks);
+            assert_eq!(verification.outcome.map(drop), Err(Refusal::Unavailable), "{failure:?}");
+        }
+        assert!(issuer.jwks_fetches() <= fetches + 3, "{failure:?}");
+        assert_eq!(admit(&verifier, &provider, &old).await, Ok(()), "the keys at hand serve on");
+        world.clock.advance(60);
+    }
+    // An issuer that answers wrongly is refused, as on the first load.
+    issuer.set_failure_at(Endpoint::Jwks, Failure::Garbage);
+    assert_eq!(admit(&verifier, &provider, &token(&issuer)).await, Err(Refusal::Denied));
+    world.clock.advance(60);
+    // An issuer that was asked and does not have the key is believed, for as long as it is not asked again.
+    issuer.set_failure(Failure::None);
+    assert_eq!(admit(&verifier, &provider, &token(&issuer)).await, Ok(()));
+    for _ in 0..2 {
+        assert_eq!(invented().await.outcome.map(drop), Err(Refusal::Denied));
+    }
+    issuer.set_failure(Failure::CloseConnection);
+    assert_eq!(invented().await.outcome.map(drop), Err(Refusal::Denied));
+}
+
+#[tokio::test]
 async fn many_tokens_at_once_share_the_first_load() {
     let world = World::new();
     let issuer = world.issuer().await;
@@ -205,7 +242,7 @@ async fn a_stuck_issuer_does_not_hold_up_tokens_whose_keys_are_cached() {
         let elsewhere = admit(&verifier, &other_provider, &token(&other)).await;
         (verified, elsewhere, begun.elapsed())
     });
-    assert_eq!(slow.outcome.map(drop), Err(Refusal::Denied));
+    assert_eq!(slow.outcome.map(drop), Err(Refusal::Unavailable));
     assert!(quick.0);
     assert_eq!(quick.1, Ok(()));
     assert!(quick.2 < Duration::from_millis(1_000), "{:?}", quick.2);

@@ -2,7 +2,7 @@
 //! database file while it is replaced.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -124,6 +124,7 @@ pub(crate) async fn restore(settings: Settings, from: &Path, force: bool, keep_c
     let master = master_key::load(&settings, &SystemEntropy)?;
     let fresh = beside(&database, ".restoring");
     let prepared = prepare(&settings, from, &fresh, &master, keep_credentials).await;
+    let prepared = prepared.and_then(|()| give_to_owner_of_folder(&database));
     if prepared.is_err() {
         remove(&fresh);
     }
@@ -198,6 +199,22 @@ async fn check(settings: &Settings, store: &Store, master: &MasterKey, keep_cred
         let seams =
             keys::Seams { clock: &SystemClock, entropy: &SystemEntropy, mrns: &settings.mrn_domain, by: "restore" };
         keys::rotate_by_command(store, master, seams, true).await?;
+    }
+    Ok(())
+}
+
+/// Gives what root has made here, the copy and the lock beside it, to whoever has the folder: the server could not open them.
+/// Everyone else makes files of their own, and could not give them away.
+fn give_to_owner_of_folder(database: &Path) -> Result<()> {
+    const ROOT: u32 = 0;
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let owner = std::fs::metadata(folder)?;
+    for ending in [".restoring", ".lock"] {
+        let file = beside(database, ending);
+        if std::fs::metadata(&file)?.uid() == ROOT && owner.uid() != ROOT {
+            std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid()))
+                .with_context(|| format!("{} cannot be given to the owner of its folder", file.display()))?;
+        }
     }
     Ok(())
 }

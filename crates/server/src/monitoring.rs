@@ -27,13 +27,16 @@ pub(crate) fn admin(services: Arc<Services>, metrics: Option<PrometheusHandle>) 
     }
 }
 
-/// Ready when the configuration is confirmed, the database answers and there are keys to sign with.
+/// Ready when the configuration is confirmed, and the database answers and takes writes: without a record nothing leaves.
 async fn readyz(State(services): State<Arc<Services>>) -> Response {
     if services.configuration.current().is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "configuration: not confirmed by the database\n").into_response();
     }
     if services.store.ping().await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "database: does not answer\n").into_response();
+    }
+    if !services.store.takes_writes() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "database: takes no writes; is its disk full?\n").into_response();
     }
     "ok\n".into_response()
 }

@@ -38,8 +38,9 @@ pub(crate) fn keep_forgetting(services: Arc<Services>, days: u32) {
     });
 }
 
-/// One pass: all that is old at `now`.
+/// One pass: all that is old at `now`, unless the database's clock disagrees.
 async fn forget(store: &Store, now: Timestamp, days: u32, orphans: bool) -> Result<(), StoreError> {
+    let now = store.time_to_forget_by(now).await?;
     let ended = now.plus_seconds(-KEPT_AFTER_END);
     little_by_little("ended", || store.purge_ended(ended, BATCH)).await?;
     if days > 0 {
@@ -65,5 +66,38 @@ async fn little_by_little<F: Future<Output = Result<u64, StoreError>>>(
         }
         metrics::counter!("sallyport_forgotten_total", "what" => what).increment(gone);
         tokio::time::sleep(REST.max(began.elapsed() * REST_FACTOR)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_domain::clock::{Clock, ManualClock, SystemClock};
+    use sallyport_domain::entropy::SystemEntropy;
+    use sallyport_domain::mrn::MrnDomain;
+    use sallyport_domain::scope::Scope;
+    use sallyport_store::{PageRequest, StoreOptions};
+    use sallyport_testkit::Postgres;
+
+    use super::*;
+    use crate::serve::bootstrap;
+
+    #[tokio::test]
+    async fn a_replica_whose_clock_is_far_ahead_forgets_nothing_early() {
+        let server = Postgres::shared().unwrap();
+        let url = server.url(&server.create_random_database("retention").unwrap());
+        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        store.migrate().await.unwrap();
+        // An entry of two days ago.
+        let (now, mrns) = (SystemClock.now(), MrnDomain::new("example.test").unwrap());
+        let then = ManualClock::new(now.plus_seconds(-2 * DAY));
+        bootstrap(&store, None, &mrns, &then, &SystemEntropy).await.unwrap();
+        let kept = async || store.list_audit(&Scope::Platform, &PageRequest::default()).await.unwrap().items.len();
+        forget(&store, now.plus_seconds(1_000 * DAY), 3, false).await.unwrap();
+        assert_eq!(kept().await, 1, "by the database's clock it is not old");
+        // Nor does a clock that is behind forget more than it knows to be old.
+        forget(&store, now.plus_seconds(-DAY), 1, false).await.unwrap();
+        assert_eq!(kept().await, 1, "by its own clock it is not old");
+        forget(&store, now, 1, false).await.unwrap();
+        assert_eq!(kept().await, 0);
     }
 }

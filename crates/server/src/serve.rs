@@ -344,7 +344,7 @@ pub(crate) fn installation(settings: &Settings, address: SocketAddr) -> Installa
 }
 
 /// Puts the first API token into an empty database: the one that was set, or a fresh one, which is returned.
-async fn bootstrap(
+pub(crate) async fn bootstrap(
     store: &Store,
     given: Option<&SecretString>,
     mrns: &MrnDomain,

@@ -111,7 +111,7 @@ pub(crate) struct Source {
     #[arg(long, env = "SALLYPORT_TRUSTED_PROXIES", value_name = "LIST")]
     #[serde(deserialize_with = "list")]
     trusted_proxies: Option<String>,
-    /// Exchanges a second from one address; 0 means no limit [default: 0]
+    /// Exchanges, introspections and revocations a second from one address; 0 means no limit [default: 0]
     #[arg(long, env = "SALLYPORT_LIMIT_PER_ADDRESS", value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     limit_per_address: Option<String>,
@@ -119,7 +119,7 @@ pub(crate) struct Source {
     #[arg(long, env = "SALLYPORT_LIMIT_PER_TRUST", value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     limit_per_trust: Option<String>,
-    /// Exchanges a second in all; 0 means no limit [default: 0]
+    /// Exchanges, introspections and revocations a second in all; 0 means no limit [default: 0]
     #[arg(long, env = "SALLYPORT_LIMIT_GLOBAL", value_name = "N")]
     #[serde(deserialize_with = "scalar")]
     limit_global: Option<String>,
@@ -220,11 +220,11 @@ pub(crate) struct Settings {
     pub(crate) outbound: OutboundSettings,
     /// Proxies that are believed.
     pub(crate) trusted_proxies: Vec<IpNet>,
-    /// Exchanges a second per address; 0: no limit.
+    /// Exchanges, introspections and revocations a second per address; 0: no limit.
     pub(crate) limit_per_address: u32,
     /// Exchanges a second per trust; 0: no limit.
     pub(crate) limit_per_trust: u32,
-    /// Exchanges a second in all; 0: no limit.
+    /// The same in all; 0: no limit.
     pub(crate) limit_global: u32,
     /// Days for which the record is kept; 0: for ever.
     pub(crate) retention_days: u32,

@@ -163,7 +163,11 @@ pub(crate) enum Committed {
 impl Store {
     /// Writes all of it, or nothing.
     pub(crate) async fn commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {
-        timed("change", retry(|| self.try_commit(base, writes))).await
+        let committed = timed("change", retry(|| self.try_commit(base, writes))).await;
+        if let Err(error) = &committed {
+            self.failed_to_write(error);
+        }
+        committed
     }
 
     async fn try_commit(&self, base: &Snapshot, writes: &[Write]) -> Result<Committed, StoreError> {
@@ -202,6 +206,7 @@ impl Store {
             Committed::At(held.revision, changes_of(&transaction, changed, base).await?)
         };
         transaction.commit().await?;
+        self.wrote();
         for entry in recorded {
             self.tell(|| Event::Change(Box::new(entry)));
         }

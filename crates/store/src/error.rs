@@ -7,9 +7,12 @@ use sea_orm::{DbErr, RuntimeErr};
 /// Why the store did not do what it was asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached, is shutting down, out of room, or does not answer in time. Try again later.
+    /// The database cannot be reached, is shutting down, or does not answer in time. Try again later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// The database answers and takes no writes: there is no room on its disk, or it is a standby. Try again later.
+    #[error("the database takes no writes: {0}")]
+    Unwritable(String),
     /// Other writers kept getting in the way, however often it was tried. Try again later.
     #[error("the database is busy: other writers kept getting in the way")]
     Contended,
@@ -43,7 +46,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help: the caller answers `UNAVAILABLE` or 503, and `INTERNAL` otherwise.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Contended)
+        matches!(self, Self::Unavailable(_) | Self::Unwritable(_) | Self::Contended)
     }
 
     pub(crate) fn timed_out(what: &str) -> Self {
@@ -140,14 +143,16 @@ fn of_refusal(refusal: &dyn sqlx::error::DatabaseError) -> StoreError {
         _ if code.starts_with("23") || code == "19" || code == "1299" || code == "275" => {
             StoreError::Conflict(Constraint::Other)
         }
-        // Connection, resources, operator intervention, read-only after a failover, idle for too long in a transaction; SQLite IOERR, FULL, CANTOPEN, READONLY.
-        _ if ["08", "53", "57", "58", "25006", "25P03"]
-            .iter()
-            .any(|class| code.len() == 5 && code.starts_with(class)) =>
-        {
+        // disk_full, read-only after a failover; SQLite READONLY, IOERR (whatever of it a write meets), FULL.
+        "53100" | "25006" => StoreError::Unwritable(message.to_owned()),
+        _ if code.len() < 5 && matches!(code.parse::<u32>().map(|c| c & 0xFF), Ok(8 | 10 | 13)) => {
+            StoreError::Unwritable(message.to_owned())
+        }
+        // Connection, resources, operator intervention, idle for too long in a transaction; SQLite CANTOPEN.
+        _ if ["08", "53", "57", "58", "25P03"].iter().any(|class| code.len() == 5 && code.starts_with(class)) => {
             StoreError::Unavailable(message.to_owned())
         }
-        _ if code.len() < 5 && matches!(code.parse::<u32>().map(|c| c & 0xFF), Ok(8 | 10 | 13 | 14)) => {
+        _ if code.len() < 5 && matches!(code.parse::<u32>().map(|c| c & 0xFF), Ok(14)) => {
             StoreError::Unavailable(message.to_owned())
         }
         _ => StoreError::Database(message.to_owned()),

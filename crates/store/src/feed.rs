@@ -235,7 +235,10 @@ async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
         }
         if forgot.elapsed() > FORGET {
             forgot = Instant::now();
-            configuration.forget_ended(SystemClock.now().plus_seconds(-KEPT_AFTER_END)).await;
+            // Without the database's clock nothing is forgotten: the next turn will do.
+            if let Ok(now) = configuration.store.time_to_forget_by(SystemClock.now()).await {
+                configuration.forget_ended(now.plus_seconds(-KEPT_AFTER_END)).await;
+            }
         }
     }
 }

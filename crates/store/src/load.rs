@@ -9,6 +9,7 @@ use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId,
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::RoleName;
 use sallyport_domain::snapshot::{Change, Snapshot};
+use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::CompiledTrust;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Value};
 use uuid::Uuid;
@@ -191,6 +192,18 @@ pub(crate) async fn changes_of(
         changes.push(Change::ApiToken(id, value.map(Arc::new)));
     }
 
+    // Before the providers, with which all that was said of their subjects goes.
+    for (provider, hash) in named.subjects {
+        let row = subject_status::Entity::find_by_id((provider.0, hash.clone())).one(db).await?;
+        let status = match row {
+            Some(row) => Some(row.read()),
+            // It means nothing any more and was forgotten before we saw it: what we know says so from here on.
+            None => base.subject_statuses(provider).find(|status| subject_status::hash(&status.subject) == hash).map(
+                |known| SubjectStatus { disabled: false, credentials_not_before: None, ..SubjectStatus::clone(known) },
+            ),
+        };
+        changes.extend(status.map(|status| Change::Subject(Arc::new(status))));
+    }
     let mut providers: HashMap<ProviderId, Arc<Provider>> = HashMap::new();
     let mut found =
         by_key::<provider::Entity, _, _>(db, provider::Column::Id, named.providers.iter().map(|id| id.0), |row| row.id)
@@ -206,11 +219,6 @@ pub(crate) async fn changes_of(
             }
         }
         changes.push(Change::Provider(id, value));
-    }
-    for (provider, hash) in named.subjects {
-        // One that is not there went with its provider.
-        let row = subject_status::Entity::find_by_id((provider.0, hash)).one(db).await?;
-        changes.extend(row.map(|row| Change::Subject(Arc::new(row.read()))));
     }
     let mut found =
         by_key::<trust::Entity, _, _>(db, trust::Column::Id, named.trusts.iter().map(|id| id.0), |row| row.id).await?;

@@ -26,7 +26,7 @@ use sea_orm::{
 };
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use uuid::Uuid;
 
 use crate::bulk::BulkInsert;
@@ -42,6 +42,8 @@ const BATCH: usize = 512;
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available.
 pub(crate) const COMMIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the database takes writes again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -147,11 +149,20 @@ impl Recorder {
 async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Receiver<Job>, closing: Arc<Notify>) {
     let lane = choose_lane(&SystemEntropy);
     let mut batch = Vec::with_capacity(BATCH);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let taken = tokio::select! {
             biased;
             () = closing.notified() => {
                 jobs.close();
+                continue;
+            }
+            _ = looks.tick() => {
+                if !store.takes_writes() {
+                    // Who waits for readiness sends nothing: without this, nobody would ever find out that there is room again.
+                    let _ = timeout(COMMIT, store.try_write()).await;
+                }
                 continue;
             }
             taken = jobs.recv_many(&mut batch, BATCH) => taken,
@@ -180,6 +191,9 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
         };
+        if let Err(error) = &outcome {
+            store.failed_to_write(error);
+        }
         match outcome {
             Ok((outcomes, held)) => {
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
@@ -279,6 +293,7 @@ async fn commit(
     let row = |usage: trust_usage::Model| trust_usage::Column::iter().map(|column| usage.get(column)).collect();
     USAGES.rows(&transaction, usages.into_values().map(row)).await?;
     transaction.commit().await?;
+    store.wrote();
     Ok((outcomes, held))
 }
 

@@ -6,7 +6,10 @@
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::validate::LIFETIME_MAX;
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    Statement,
+};
 use uuid::Uuid;
 
 use crate::entity::{audit_entry, exchange, replay_use, revoked_credential, subject_status, trust, trust_usage};
@@ -14,6 +17,21 @@ use crate::error::StoreError;
 use crate::store::{Store, retry};
 
 impl Store {
+    /// What time it is for whoever forgets by it: the earlier of `own`, this machine's clock, and the database's. A replica whose
+    /// clock is far ahead would otherwise forget what all the others still need. SQLite has the machine's clock.
+    ///
+    /// # Errors
+    /// The database.
+    pub async fn time_to_forget_by(&self, own: Timestamp) -> Result<Timestamp, StoreError> {
+        const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM now()) * 1000000 AS BIGINT)";
+        if self.reader().get_database_backend() == DbBackend::Sqlite {
+            return Ok(own);
+        }
+        let row = self.reader().query_one_raw(Statement::from_string(DbBackend::Postgres, NOW)).await?;
+        let theirs = row.map(|row| row.try_get_by_index(0)).transpose()?.map(Timestamp::from_micros);
+        Ok(theirs.map_or(own, |theirs| theirs.min(own)))
+    }
+
     /// Forgets exchanges put on record before `before`, and with them what is known of their credentials; never one whose
     /// credential had not ended at `ended`. At most `limit`; answers how many went.
     ///
@@ -165,7 +183,6 @@ fn their_trusts() -> SelectStatement {
 mod tests {
     use super::*;
     use crate::listing::testing::{plan, scratch};
-    use sea_orm::DbBackend;
 
     #[tokio::test]
     async fn what_is_old_is_found_along_an_index() {

@@ -2,24 +2,26 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sallyport_domain::clock::Timestamp;
-use sallyport_domain::entropy::Entropy;
+use sallyport_domain::clock::{Clock as _, SystemClock, Timestamp};
+use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
 use sallyport_domain::event::Event;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
     AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
-    IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    IntoActiveModel, IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 
 use crate::backup::sqlite_file;
-use crate::entity::configuration_revision;
+use crate::entity::{configuration_revision, revoked_credential};
 use crate::error::StoreError;
 
 /// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
@@ -75,6 +77,8 @@ struct Pools {
     feed: DatabaseConnection,
     /// Where durable events are told as well.
     events: OnceLock<mpsc::Sender<Event>>,
+    /// Whether the last write that was tried met [`StoreError::Unwritable`].
+    unwritable: AtomicBool,
 }
 
 impl Store {
@@ -91,6 +95,7 @@ impl Store {
                 reader: open_sqlite(&options.url, connections - 2, true).await?,
                 feed: open_sqlite(&options.url, 1, true).await?,
                 events: OnceLock::new(),
+                unwritable: AtomicBool::new(false),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
@@ -100,6 +105,7 @@ impl Store {
                 reader: open_postgres(&url, (connections - writers - FEED_CONNECTIONS).max(1), IDLE_POSTGRES).await?,
                 feed: open_postgres(&url, FEED_CONNECTIONS, IDLE_POSTGRES).await?,
                 events: OnceLock::new(),
+                unwritable: AtomicBool::new(false),
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
@@ -116,6 +122,38 @@ impl Store {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(StoreError::timed_out("a ping")),
         }
+    }
+
+    /// Whether writes work, as far as the last exchange or change that was to be recorded tells. While they do not, the
+    /// [`Recorder`](crate::Recorder) tries one each second, whether or not anybody else does.
+    pub fn takes_writes(&self) -> bool {
+        !self.0.unwritable.load(Ordering::Relaxed)
+    }
+
+    /// A write is durable.
+    pub(crate) fn wrote(&self) {
+        if self.0.unwritable.swap(false, Ordering::Relaxed) {
+            tracing::info!("the database takes writes again");
+        }
+    }
+
+    /// A write failed.
+    pub(crate) fn failed_to_write(&self, error: &StoreError) {
+        if matches!(error, StoreError::Unwritable(_)) && !self.0.unwritable.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "nothing can be recorded: this replica is not ready");
+        }
+    }
+
+    /// Tries a write that leaves nothing behind. What is made and unmade in one transaction is written all the same.
+    pub(crate) async fn try_write(&self) -> Result<(), StoreError> {
+        let transaction = self.begin_write().await?;
+        let id = uuid_v7(SystemClock.now(), &SystemEntropy);
+        let row = revoked_credential::Model { id, until: 0 }.into_active_model();
+        revoked_credential::Entity::insert(row).exec_without_returning(&transaction).await?;
+        revoked_credential::Entity::delete_by_id(id).exec(&transaction).await?;
+        transaction.commit().await?;
+        self.wrote();
+        Ok(())
     }
 
     /// Closes every connection, after what is under way. Later calls answer [`StoreError::Unavailable`].

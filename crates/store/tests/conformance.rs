@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sallyport_domain::clock::Timestamp;
+use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
 use sallyport_domain::decision::{Check, CheckName};
 use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
@@ -188,6 +188,11 @@ conformance! {
     keys_of_replicas_that_start_together,
     bootstrap_happens_once,
     what_has_ended_is_forgotten,
+    what_is_revoked_includes_what_faster_clocks_issued,
+    a_subject_that_is_disabled_while_its_idle_status_is_forgotten_stays_disabled,
+    a_status_that_is_forgotten_before_a_replica_saw_it_is_forgotten_there_too,
+    a_clock_that_is_ahead_forgets_nothing_early,
+    a_cursor_goes_on_with_the_kinds_that_it_came_from,
     what_is_old_is_forgotten_little_by_little,
     a_collector_misses_nothing_and_gets_nothing_twice,
     a_late_event_is_put_on_record_after_what_was_handed_out,
@@ -1486,6 +1491,103 @@ async fn what_has_ended_is_forgotten(db: Db) {
     assert!(db.store.last_used(&[trust.id]).await.unwrap().is_empty());
 }
 
+/// A credential bears the time of the replica that issued it, whose clock may be ahead of the one that revokes.
+async fn what_is_revoked_includes_what_faster_clocks_issued(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, account, trust) = furnished(&configuration).await;
+    let revoking = |time: Timestamp| {
+        let credentials_not_before = Some(time);
+        let trust = Trust { credentials_not_before, ..trust.clone() };
+        [
+            Write::PutServiceAccount(ServiceAccount { credentials_not_before, ..account.clone() }),
+            Write::PutTrust { trust, binding_fingerprint: None },
+            Write::PutProvider(Provider { credentials_not_before, ..provider.clone() }),
+            Write::PutSubjectStatus(SubjectStatus { credentials_not_before, ..a_status(&provider) }),
+        ]
+    };
+    let ended = async |time: Timestamp| {
+        let writes = revoking(time).into_iter().map(|write| Write::Ending(Box::new(write)));
+        let snapshot = write(&configuration, writes.collect()).await;
+        assert_eq!(
+            snapshot.subject_status(provider.id, "subject"),
+            db.store.load_snapshot().await.unwrap().subject_status(provider.id, "subject")
+        );
+        [
+            snapshot.service_account(account.id).unwrap().credentials_not_before,
+            snapshot.trust(trust.id).unwrap().trust().credentials_not_before,
+            snapshot.provider(provider.id).unwrap().credentials_not_before,
+            snapshot.subject_status(provider.id, "subject").unwrap().credentials_not_before,
+        ]
+        .map(Option::unwrap)
+    };
+    assert_eq!(ended(now()).await, [now(); 4], "nothing is on record");
+    let ahead = now().plus_seconds(40);
+    let record = ExchangeRecord { time: ahead, ..a_grant(&trust) };
+    assert_eq!(recorder.record(record, configuration.current().unwrap().revision()).await, Ok(Recorded::Durable));
+    assert_eq!(ended(now()).await, [Timestamp::from_micros(ahead.micros() + 1); 4], "just after it");
+    let later = now().plus_seconds(41);
+    assert_eq!(ended(later).await, [later; 4], "it was before");
+    // A clock that is altogether wrong must not end for good what is issued from here on.
+    let record = ExchangeRecord { time: now().plus_seconds(1_000), ..a_grant(&trust) };
+    assert_eq!(recorder.record(record, configuration.current().unwrap().revision()).await, Ok(Recorded::Durable));
+    assert_eq!(ended(now()).await, [now().plus_seconds(60); 4], "a minute at most");
+    let snapshot = write(&configuration, revoking(now()).to_vec()).await;
+    assert_eq!(snapshot.trust(trust.id).unwrap().trust().credentials_not_before, Some(now()), "an update is no ending");
+}
+
+async fn a_subject_that_is_disabled_while_its_idle_status_is_forgotten_stays_disabled(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, ..) = furnished(&configuration).await;
+    write(&configuration, vec![Write::PutSubjectStatus(a_status(&provider))]).await;
+    let disabling = another_hand(&db).await;
+    disabling.execute_unprepared("UPDATE subject_statuses SET disabled = TRUE").await.unwrap();
+    let mut forgetting = tokio::spawn({
+        let store = db.store.clone();
+        async move { store.purge_ended(now(), 10).await }
+    });
+    assert!(timeout(A_WHILE, &mut forgetting).await.is_err(), "the row is held");
+    disabling.commit().await.unwrap();
+    assert_eq!(forgetting.await.unwrap(), Ok(0));
+    assert!(db.store.load_snapshot().await.unwrap().subject_disabled(provider.id, "subject"));
+}
+
+async fn a_status_that_is_forgotten_before_a_replica_saw_it_is_forgotten_there_too(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, ..) = furnished(&configuration).await;
+    let disabled = SubjectStatus { disabled: true, ..a_status(&provider) };
+    write(&configuration, vec![Write::PutSubjectStatus(disabled)]).await;
+    let behind = Configuration::start(db.replica().await).await.unwrap();
+    behind.close();
+    assert!(behind.refresh().await.unwrap().subject_disabled(provider.id, "subject"));
+    write(&configuration, vec![Write::PutSubjectStatus(a_status(&provider))]).await;
+    assert_eq!(db.store.purge_ended(now(), 10).await, Ok(1));
+    let caught_up = behind.refresh().await.unwrap();
+    assert!(
+        !caught_up.subject_disabled(provider.id, "subject"),
+        "enabled on one replica, disabled for good on another"
+    );
+    // Nor does it outlive its provider.
+    write(&configuration, vec![Write::PutSubjectStatus(a_status(&provider))]).await;
+    let trusts: Vec<TrustId> = db.store.trusts_of_provider(provider.id, 10).await.unwrap();
+    let mut writes: Vec<Write> = trusts.into_iter().map(Write::DeleteTrust).collect();
+    writes.push(Write::DeleteProvider(provider.id));
+    write(&configuration, writes).await;
+    assert_eq!(behind.refresh().await.unwrap().subject_count(provider.id), 0);
+}
+
+async fn a_clock_that_is_ahead_forgets_nothing_early(db: Db) {
+    let (machine, year) = (SystemClock.now(), 365 * 86_400);
+    assert_eq!(db.store.time_to_forget_by(machine.plus_seconds(-year)).await, Ok(machine.plus_seconds(-year)));
+    let ahead = machine.plus_seconds(year);
+    let by = db.store.time_to_forget_by(ahead).await.unwrap();
+    if db.options.url.starts_with("sqlite:") {
+        assert_eq!(by, ahead, "the machine has but one clock");
+    } else {
+        assert!((-5..=60).contains(&by.seconds_since(machine)), "{by}, not the database's {machine}");
+    }
+}
+
 async fn what_is_old_is_forgotten_little_by_little(db: Db) {
     let configuration = db.configuration().await;
     let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
@@ -1653,6 +1755,36 @@ async fn events_are_exported_by_scope_kind_and_time(db: Db) {
     let foreign = db.store.list_exchanges(&ExchangeFilter::of(Scope::Platform), &PageRequest::first(1)).await.unwrap();
     let request = PageRequest { after: foreign.end_cursor, ..PageRequest::default() };
     assert_eq!(db.store.export_events(&everything(), &request, now()).await, Err(StoreError::BadCursor));
+}
+
+/// It has passed by events of the other kind, which would be missed for ever by whoever asks for both from there on.
+async fn a_cursor_goes_on_with_the_kinds_that_it_came_from(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    furnished(&configuration).await;
+    assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Ok(Recorded::Durable));
+    write(&configuration, vec![Write::Audit(an_audit_entry("change"))]).await;
+    let kinds = [
+        everything(),
+        EventFilter { changes: false, ..everything() },
+        EventFilter { exchanges: false, ..everything() },
+    ];
+    let page = async |filter: &EventFilter, after: Option<String>| {
+        let request = PageRequest { first: 1, after };
+        db.store.export_events(filter, &request, now().plus_seconds(100)).await
+    };
+    for from in &kinds {
+        let cursor = page(from, None).await.unwrap().end_cursor;
+        assert!(cursor.is_some());
+        for to in &kinds {
+            let went_on = page(to, cursor.clone()).await;
+            if from == to {
+                assert!(went_on.is_ok(), "{from:?}");
+            } else {
+                assert_eq!(went_on, Err(StoreError::BadCursor), "{from:?} to {to:?}");
+            }
+        }
+    }
 }
 
 async fn what_is_durable_is_told_and_nobody_waits_for_the_listener(db: Db) {
