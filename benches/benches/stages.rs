@@ -11,7 +11,7 @@ use sallyport_bench::tokens::token;
 use sallyport_credentials::{AccessTokenClaims, ServiceAccountDocument, WifClaims};
 use sallyport_domain::claims::Claims;
 use sallyport_domain::clock::{Clock as _, SystemClock, Timestamp};
-use sallyport_domain::decision::{Check, complete};
+use sallyport_domain::decision::{Check, completed};
 use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId};
@@ -205,9 +205,7 @@ fn mint(criterion: &mut Criterion) -> Result<()> {
 fn checks(workload: &Workload) -> Result<Vec<Check>> {
     let (provider, identity, installation) = (workload.provider(), workload.identity()?, installation());
     let candidate = snapshot(&provider, 1)?.candidate_by_client("bench-otter-0").ok_or("no trust")?;
-    let mut checks = candidate.evaluate(&identity, &circumstances(&installation)).checks;
-    complete(&mut checks);
-    Ok(checks)
+    Ok(completed(candidate.evaluate(&identity, &circumstances(&installation)).checks))
 }
 
 fn record_of(workload: &Workload, checks: Vec<Check>) -> Result<ExchangeRecord> {

@@ -47,12 +47,12 @@ impl Door {
         }
         let whom =
             if self == Self::Client { ("client_id", &target.client_id) } else { ("audience", &target.scope_mrn) };
-        let body = serde_urlencoded::to_string([
-            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-            ("subject_token", token),
-            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
-            (whom.0, whom.1.as_str()),
-        ])?;
+        let body = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
+            .append_pair("subject_token", token)
+            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:jwt")
+            .append_pair(whom.0, whom.1)
+            .finish();
         Ok(post(TENANT, "/auth/v1/token", "application/x-www-form-urlencoded", None, &body))
     }
 }

@@ -88,7 +88,7 @@ impl Reply {
 
 /// An `application/x-www-form-urlencoded` body.
 pub(crate) fn form(fields: &[(&str, &str)]) -> String {
-    serde_urlencoded::to_string(fields).expect("a form")
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 /// A POST with exactly these headers and those that HTTP/1.1 itself demands: libraries add an `Accept` of their own.

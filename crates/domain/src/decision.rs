@@ -156,20 +156,27 @@ impl Check {
         self
     }
 
+    /// Whether it was skipped, and there is nothing to be said about that.
+    pub fn is_silent(&self) -> bool {
+        *self == Self::skipped(self.name)
+    }
+
     /// Whether it failed.
     pub fn is_failed(&self) -> bool {
         self.outcome == CheckOutcome::Failed
     }
 }
 
-/// Puts the checks in order and adds those that were not reached as skipped, so that a reader sees the whole list.
-pub fn complete(checks: &mut Vec<Check>) {
-    for name in CheckName::ALL {
-        if checks.iter().all(|check| check.name != name) {
-            checks.push(Check::skipped(name));
+/// The checks in order, those that were not reached among them as skipped, so that a reader sees the whole list.
+pub fn completed(checks: Vec<Check>) -> Vec<Check> {
+    let mut slots = CheckName::ALL.map(Check::skipped);
+    for check in checks {
+        let slot = &mut slots[check.name as usize];
+        if !slot.is_failed() {
+            *slot = check;
         }
     }
-    checks.sort_by_key(|check| check.name);
+    slots.into()
 }
 
 fn kept(mut text: String) -> String {

@@ -14,6 +14,7 @@ use sallyport_domain::exchange::{CredentialKind, Protocol};
 use sallyport_domain::id::ExchangeId;
 use sallyport_domain::mrn::Resource;
 use sallyport_domain::role::RoleRef;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::mint::Minted;
@@ -112,7 +113,8 @@ pub async fn token(State(services): State<Arc<Services>>, request: Request<axum:
     match attempt(&services, form, source_ip) {
         Ok(attempt) => {
             let kind = attempt.wanted.kind();
-            let answer = pipeline::exchange(&services, attempt).await;
+            // Boxed: what is large is not to be moved through every layer around this one.
+            let answer = Box::pin(pipeline::exchange(&services, attempt)).await;
             respond(&services, answer, kind)
         }
         Err(refused) => refuse(&services, refused, None),
@@ -244,6 +246,16 @@ fn locate(services: &Services, which: &str) -> Locator {
     }
 }
 
+/// RFC 8693 section 2.2.1.
+#[derive(Serialize)]
+struct Issued<'g> {
+    access_token: &'g str,
+    issued_token_type: &'static str,
+    token_type: &'static str,
+    expires_in: u32,
+    scope: &'g str,
+}
+
 fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Response {
     let granted = match answer.result {
         Ok(granted) => granted,
@@ -253,17 +265,15 @@ fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Respons
         CredentialKind::IdToken => (ID_TOKEN, "N_A"),
         CredentialKind::AccessToken | CredentialKind::KeyPair => (ACCESS_TOKEN, "Bearer"),
     };
-    let token = match &granted.credential {
-        Minted::Token(token) | Minted::Document(token) => token.to_string(),
-    };
+    let (Minted::Token(token) | Minted::Document(token)) = &granted.credential;
     let scope = granted.terms.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
-    let body = json!({
-        "access_token": token,
-        "issued_token_type": issued,
-        "token_type": token_type,
-        "expires_in": granted.terms.lifetime,
-        "scope": scope,
-    });
+    let body = Issued {
+        access_token: token,
+        issued_token_type: issued,
+        token_type,
+        expires_in: granted.terms.lifetime,
+        scope: &scope,
+    };
     finish((StatusCode::OK, Json(body)).into_response(), answer.reference)
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms, complete};
+use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms, completed};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, Protocol, ReplayKey};
 use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, TrustId};
 use sallyport_domain::identity::Identity;
@@ -532,10 +532,9 @@ impl Run<'_> {
         candidate: &Candidate,
         identity: Option<&Identity>,
         token_hash: [u8; 32],
-        mut checks: Vec<Check>,
+        checks: Vec<Check>,
         replay: Option<ReplayKey>,
     ) -> ExchangeRecord {
-        complete(&mut checks);
         let trust = candidate.trust.trust();
         ExchangeRecord {
             id: self.reference,
@@ -554,7 +553,7 @@ impl Run<'_> {
             source_ip: self.attempt.source_ip.map(|ip| ip.to_string()),
             token_hash,
             credential: None,
-            checks,
+            checks: completed(checks),
             replay,
         }
     }

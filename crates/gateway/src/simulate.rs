@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sallyport_domain::claims::Claims;
 use sallyport_domain::clock::Timestamp;
-use sallyport_domain::decision::{Check, CheckName, Refusal, Terms, complete};
+use sallyport_domain::decision::{Check, CheckName, Refusal, Terms, completed};
 use sallyport_domain::exchange::Protocol;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::identity::Identity;
@@ -75,7 +75,7 @@ impl Simulated {
 /// Tries an exchange on `snapshot`.
 pub async fn simulate(services: &Services, snapshot: &Snapshot, simulation: Simulation) -> Simulated {
     let mut simulated = decide(services, snapshot, simulation).await;
-    complete(&mut simulated.checks);
+    simulated.checks = completed(simulated.checks);
     simulated
 }
 

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -343,6 +344,10 @@ const DISCOVERY_LIFETIME: i64 = 3_600;
 const OVERDUE_WAIT: Duration = Duration::from_secs(1);
 /// How long an entry that nobody asks for is remembered, in seconds.
 const IDLE_MAX: i64 = 48 * 3_600;
+/// Most versions of one provider.
+const VERSIONS_MAX: usize = 8;
+/// Among how few entries idle ones are not looked for.
+const SWEEP_AT_LEAST: usize = 1_024;
 
 /// Why there are no keys. For admins.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -431,19 +436,40 @@ struct EntryState {
     used_at: Timestamp,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct CacheKey {
-    provider: ProviderId,
-    version: i64,
+/// A version of a provider; a dry run may have others than the one that is saved.
+#[derive(Debug)]
+struct Version {
+    number: i64,
     /// The key set's URL, or the issuer to discover it from; empty for uploaded keys.
     url: Arc<str>,
+}
+
+impl Version {
+    fn of(provider: &Provider) -> Self {
+        Self { number: provider.version, url: Self::url(provider).into() }
+    }
+
+    fn is_of(&self, provider: &Provider) -> bool {
+        self.number == provider.version && *self.url == *Self::url(provider)
+    }
+
+    fn url(provider: &Provider) -> &str {
+        match &provider.keys {
+            KeySource::Discovery => provider.issuer.as_str(),
+            KeySource::Url(url) => url,
+            KeySource::Uploaded(_) | KeySource::Sts => "",
+        }
+    }
 }
 
 /// The keys of every provider that was asked for. One per process.
 pub(crate) struct KeyCache {
     outbound: Outbound,
     clock: Arc<dyn Clock>,
-    entries: Mutex<HashMap<CacheKey, Arc<Entry>>>,
+    /// The versions of each provider that are in use: nearly always one.
+    entries: RwLock<HashMap<ProviderId, Vec<(Version, Arc<Entry>)>>>,
+    /// At how many providers idle ones are looked for.
+    sweep_at: AtomicUsize,
 }
 
 /// What the cache has to say about one token.
@@ -466,12 +492,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl KeyCache {
     pub(crate) fn new(outbound: Outbound, clock: Arc<dyn Clock>) -> Self {
-        Self { outbound, clock, entries: Mutex::default() }
+        Self { outbound, clock, entries: RwLock::default(), sweep_at: AtomicUsize::new(SWEEP_AT_LEAST) }
     }
 
     /// Forgets everything about a provider.
     pub(crate) fn forget(&self, provider: ProviderId) {
-        lock(&self.entries).retain(|key, _| key.provider != provider);
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(&provider);
     }
 
     /// Checks a signature under the provider's keys, fetching them when there are none, when they are overdue, or
@@ -618,20 +644,29 @@ impl KeyCache {
     }
 
     fn entry(&self, provider: &Provider, now: Timestamp) -> Arc<Entry> {
-        let url = match &provider.keys {
-            KeySource::Discovery => provider.issuer.as_str().into(),
-            KeySource::Url(url) => Arc::clone(url),
-            KeySource::Uploaded(_) | KeySource::Sts => "".into(),
+        let find = |versions: &Vec<(Version, Arc<Entry>)>| {
+            versions.iter().find(|(version, _)| version.is_of(provider)).map(|(_, entry)| Arc::clone(entry))
         };
-        let key = CacheKey { provider: provider.id, version: provider.version, url };
-        let mut entries = lock(&self.entries);
-        if let Some(entry) = entries.get(&key) {
-            return Arc::clone(entry);
+        let known = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(&provider.id).and_then(find);
+        if let Some(entry) = known {
+            return entry;
         }
-        entries.retain(|other, entry| {
-            (other.provider != key.provider || other.version >= key.version)
-                && now.seconds_since(lock(&entry.state).used_at) < IDLE_MAX
-        });
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        // Now and then, not for each new provider: there may be many.
+        if entries.len() >= self.sweep_at.load(Ordering::Relaxed) {
+            let is_idle = |entry: &Entry| now.seconds_since(lock(&entry.state).used_at) >= IDLE_MAX;
+            entries.retain(|_, versions| {
+                versions.retain(|(_, entry)| !is_idle(entry));
+                !versions.is_empty()
+            });
+            self.sweep_at.store(SWEEP_AT_LEAST.max(2 * entries.len()), Ordering::Relaxed);
+        }
+        let versions = entries.entry(provider.id).or_default();
+        if let Some(entry) = find(versions) {
+            return entry;
+        }
+        versions.retain(|(version, _)| version.number >= provider.version);
+        versions.truncate(VERSIONS_MAX - 1);
         let entry = Arc::new(Entry {
             keys: ArcSwapOption::empty(),
             state: Mutex::new(EntryState {
@@ -643,7 +678,7 @@ impl KeyCache {
                 used_at: now,
             }),
         });
-        entries.insert(key, Arc::clone(&entry));
+        versions.push((Version::of(provider), Arc::clone(&entry)));
         entry
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
-use sallyport_domain::decision::{Check, CheckName};
+use sallyport_domain::decision::{Check, CheckName, completed};
 use sallyport_domain::entropy::{Entropy, SystemEntropy, uuid_v7};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
 use sallyport_domain::id::{
@@ -908,7 +908,10 @@ fn a_grant(trust: &Trust) -> ExchangeRecord {
             roles: vec!["//iam.api.mondoo.app/roles/agent".into()],
             public_key: Some(vec![4, 1, 2]),
         }),
-        checks: vec![Check::passed(CheckName::Locate).detail("x"), Check::skipped(CheckName::Replay)],
+        checks: completed(vec![
+            Check::passed(CheckName::Locate).detail("x"),
+            Check::skipped(CheckName::Audience).detail("y"),
+        ]),
         replay: None,
     }
 }
@@ -931,7 +934,7 @@ fn a_refusal(scope: Scope, organization: Option<OrganizationId>) -> ExchangeReco
         source_ip: None,
         token_hash: random_hash(),
         credential: None,
-        checks: vec![Check::failed(CheckName::Signature).expected("a").actual("b")],
+        checks: completed(vec![Check::failed(CheckName::Signature).expected("a").actual("b")]),
         replay: None,
     }
 }
@@ -1380,7 +1383,7 @@ async fn hostile_text_harms_nobody(db: Db) {
     let mut hostile = a_refusal(space(), None);
     hostile.subject = "a\0b".into();
     hostile.issuer = "\0".into();
-    hostile.checks = vec![Check::failed(CheckName::Subject).actual("a\0b")];
+    hostile.checks = completed(vec![Check::failed(CheckName::Subject).actual("a\0b")]);
     let twin = a_refusal(space(), None);
     // A record that the database must refuse (its id exists) does not take its neighbours with it.
     assert_eq!(recorder.record(twin.clone(), 0).await, Ok(Recorded::Durable));

@@ -1,7 +1,7 @@
 //! One golden snapshot for every kind of event: a change of what collectors see shows in review.
 
 use super::*;
-use crate::decision::{CheckName, complete};
+use crate::decision::{CheckName, completed};
 use crate::exchange::{CredentialKind, IssuedCredential};
 use crate::id::{ApiTokenId, CredentialId, ExchangeId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::matching::AudiencePolicy;
@@ -26,12 +26,11 @@ fn space() -> Scope {
 }
 
 fn refused() -> ExchangeRecord {
-    let mut checks = vec![
+    let checks = completed(vec![
         Check::passed(CheckName::Signature),
         Check::failed(CheckName::Subject).expected("repo:acme/shop:*").actual("repo:mallory/shop:ref:refs/heads/main"),
         Check::failed(CheckName::Condition).detail("no such key: environment"),
-    ];
-    complete(&mut checks);
+    ]);
     ExchangeRecord {
         id: ExchangeId(id(1)),
         time: TIME,

@@ -4,6 +4,7 @@ use sea_orm::Value;
 use sea_orm::entity::prelude::*;
 
 use sallyport_domain::clock::Timestamp;
+use sallyport_domain::decision::completed;
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::subject_status::recorded;
@@ -64,7 +65,8 @@ impl Model {
             Column::Subject => recorded(&record.subject).into_owned().into(),
             Column::SourceIp => record.source_ip.clone().into(),
             Column::TokenHash => record.token_hash.to_vec().into(),
-            Column::Checks => list_text(&record.checks).into(),
+            // What says nothing is put back when it is read.
+            Column::Checks => list_text(record.checks.iter().filter(|check| !check.is_silent())).into(),
             Column::CredentialKind => credential.map(|c| c.kind.name()).into(),
             Column::CredentialExpiresAt => credential.map(|c| c.expires_at.micros()).into(),
             Column::CredentialRoles => credential.map(|c| list_text(&c.roles)).into(),
@@ -95,7 +97,7 @@ impl Model {
             source_ip: self.source_ip.clone(),
             token_hash: ROW.part(self.id, "token_hash", self.token_hash.as_slice().try_into().ok())?,
             credential: self.credential()?,
-            checks: ROW.list(self.id, "checks", &self.checks)?,
+            checks: completed(ROW.list(self.id, "checks", &self.checks)?),
             replay: None,
         })
     }
