@@ -148,7 +148,8 @@ pub(crate) fn assemble<S: AsRef<[u8]>>(
     claims: &impl Serialize,
     sign: impl FnOnce(&[u8]) -> Result<S, KeyError>,
 ) -> Result<String, KeyError> {
-    let json = Zeroizing::new(serde_json::to_vec(claims).map_err(|_| KeyError::TooLarge)?);
+    let mut json = Zeroizing::new(Vec::with_capacity(1_024));
+    serde_json::to_writer(&mut *json, claims).map_err(|_| KeyError::TooLarge)?;
     let mut token = String::with_capacity(header.len() + json.len() * 4 / 3 + 360);
     token.push_str(header);
     URL_SAFE_NO_PAD.encode_string(json.as_slice(), &mut token);

@@ -274,7 +274,11 @@ fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Respons
         expires_in: granted.terms.lifetime,
         scope: &scope,
     };
-    finish((StatusCode::OK, Json(body)).into_response(), answer.reference)
+    let mut json = Vec::with_capacity(token.len() + 256);
+    match serde_json::to_writer(&mut json, &body) {
+        Ok(()) => finish(([(header::CONTENT_TYPE, "application/json")], json).into_response(), answer.reference),
+        Err(_) => refuse(services, Refusal::Unavailable.into(), Some(answer.reference)),
+    }
 }
 
 fn refuse(services: &Services, refused: Refused, reference: Option<ExchangeId>) -> Response {

@@ -93,7 +93,7 @@ impl TimeRules {
 pub struct UnverifiedJwt {
     algorithm: Algorithm,
     key_id: Option<String>,
-    signing_input: Box<str>,
+    signing_input: Arc<str>,
     signature: Vec<u8>,
     token_hash: [u8; 32],
     not_before: Option<Timestamp>,
@@ -218,8 +218,8 @@ impl UnverifiedJwt {
         &self.identity
     }
 
-    pub(crate) fn signing_input(&self) -> &[u8] {
-        self.signing_input.as_bytes()
+    pub(crate) const fn signing_input(&self) -> &Arc<str> {
+        &self.signing_input
     }
 
     pub(crate) fn signature(&self) -> &[u8] {

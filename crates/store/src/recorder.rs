@@ -1,5 +1,5 @@
-//! The one place that records an exchange. There is no timer: whenever the recorder is idle it takes all that is queued and
-//! commits it at once, so that a lone exchange waits for one commit and a thousand share it.
+//! The one place that records an exchange. There is no timer: whenever the recorder is idle it lets run what is ready to run,
+//! takes all that is queued then and commits it at once, so that a lone exchange waits for one commit and a thousand share it.
 //!
 //! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
 //! [`hold_revision`](crate::store::hold_revision). A grant decided on an older revision is not written when what it rests on
@@ -152,7 +152,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let taken = tokio::select! {
+        let first = tokio::select! {
             biased;
             () = closing.notified() => {
                 jobs.close();
@@ -165,13 +165,19 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
                 }
                 continue;
             }
-            taken = jobs.recv_many(&mut batch, BATCH) => taken,
+            first = jobs.recv() => first,
         };
-        if taken == 0 {
-            return;
+        let Some(first) = first else { return };
+        batch.push(first);
+        // Whoever is ready to go on now comes into the same commit: under load many do, and alone this costs nothing.
+        tokio::task::yield_now().await;
+        while batch.len() < BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
         }
         metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));
-        metrics::histogram!("sallyport_record_batch_size").record(count(taken));
+        metrics::histogram!("sallyport_record_batch_size").record(count(batch.len()));
         settle(&store, &configuration, lane, std::mem::take(&mut batch)).await;
     }
 }
