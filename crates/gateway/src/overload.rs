@@ -1,7 +1,8 @@
 //! When there is more to do than can be done: new exchanges are refused at once, so that those under way are finished.
 //!
-//! What is watched is how late a task gets its turn. That grows with everything that takes processor time and with nothing
-//! that merely waits: exchanges that stand before a stuck issuer, however many, keep nobody out.
+//! What is watched is how many wait to be recorded, and how late a task gets its turn. These grow with everything that the
+//! database or the processor cannot keep up with, and with nothing that merely waits: exchanges that stand before a stuck
+//! issuer, however many, keep nobody out.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use axum::response::Response;
 
 use crate::{oauth, rpc};
 
+/// When so many wait to be recorded, the commit under way and the next one are full.
+const WAITING: usize = 512;
 /// A turn that comes later than this is late. About a thousand exchanges are waiting then.
 const LATE: Duration = Duration::from_millis(100);
 /// How many late turns after each other are overload: one alone is a machine that stood still for a moment.
@@ -48,11 +51,13 @@ impl Overload {
 
     /// The answer to an exchange that there is no time for: a 503 that costs next to nothing, without a reference, for it has
     /// become no attempt. `None`: go on.
-    pub fn refuse<B>(&self, request: &Request<B>) -> Option<Response> {
+    ///
+    /// `waiting` wait to be recorded.
+    pub fn refuse<B>(&self, request: &Request<B>, waiting: usize) -> Option<Response> {
         const WORDS: &str = "there is more to do than can be done just now; try again in a second";
         let path = request.uri().path();
         let (is_oauth, is_rpc) = (path == oauth::TOKEN, path == rpc::EXCHANGE);
-        if !(is_oauth || is_rpc) || !self.is_overloaded() {
+        if !(is_oauth || is_rpc) || !(self.is_overloaded() || waiting > WAITING) {
             return None;
         }
         metrics::counter!("sallyport_exchanges_total", "outcome" => "unavailable", "reason" => "overload").increment(1);
@@ -85,11 +90,12 @@ mod tests {
     fn only_exchanges_are_refused_and_each_client_can_read_it() {
         let overload = Overload::default();
         let request = |path| Request::builder().uri(path).body(()).unwrap();
-        assert!(overload.refuse(&request(oauth::TOKEN)).is_none());
+        assert!(overload.refuse(&request(oauth::TOKEN), WAITING).is_none());
+        assert!(overload.refuse(&request(oauth::TOKEN), WAITING + 1).is_some());
         overload.late.store(TURNS, Ordering::Relaxed);
-        assert!(overload.refuse(&request("/query")).is_none());
+        assert!(overload.refuse(&request("/query"), WAITING + 1).is_none());
         for path in [oauth::TOKEN, rpc::EXCHANGE] {
-            let response = overload.refuse(&request(path)).unwrap();
+            let response = overload.refuse(&request(path), 0).unwrap();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         }

@@ -34,7 +34,7 @@ async fn not_found() -> Response {
 
 /// Names the request, on its answer and in every log line; runs it in a span, counts it, and sees to it that it ends.
 async fn pass(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
-    if let Some(response) = services.overload.refuse(&request) {
+    if let Some(response) = services.overload.refuse(&request, services.recorder.waiting()) {
         return response;
     }
     let id = identify(&services, request.headers());

@@ -135,6 +135,11 @@ impl Recorder {
         answer.await.unwrap_or(Err(RecordError::Unavailable))
     }
 
+    /// How many wait to be recorded, besides those that are being recorded.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Takes no more, commits what is queued, and returns when that is done.
     pub async fn shutdown(&self) {
         self.closing.notify_one();
