@@ -115,7 +115,9 @@ impl From<Claims> for Value {
 pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<String, Value>, ClaimsError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ClaimsError("is not UTF-8".into()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict { depth, array }.deserialize(&mut reader).map_err(explain)?;
+    // The outermost object has nearly all members: its table is made once, and not grown as they come.
+    let members = (bytes.len() / MEMBER_BYTES).min(MEMBERS_EXPECTED);
+    let value = Strict { depth, array, members }.deserialize(&mut reader).map_err(explain)?;
     reader.end().map_err(|_| ClaimsError("has bytes after the JSON object".into()))?;
     match value {
         Value::Object(object) => Ok(object),
@@ -148,7 +150,14 @@ fn printable(name: &str) -> String {
 struct Strict {
     depth: usize,
     array: usize,
+    /// How many members to make room for.
+    members: usize,
 }
+
+/// Of how many bytes a member of a token's payload is, about.
+const MEMBER_BYTES: usize = 40;
+/// For how many members there is room from the beginning, at most.
+const MEMBERS_EXPECTED: usize = 64;
 
 impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;
@@ -199,7 +208,7 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let inner = self.deeper::<A::Error>()?;
-        let mut members = Map::new();
+        let mut members = Map::with_capacity(self.members);
         while let Some(name) = map.next_key::<String>()? {
             match members.entry(name) {
                 Entry::Vacant(vacant) => {
@@ -217,7 +226,7 @@ impl<'de> Visitor<'de> for Strict {
 impl Strict {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("nests too deeply"))?;
-        Ok(Self { depth, array: self.array })
+        Ok(Self { depth, array: self.array, members: 0 })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Limits of everything an admin may type, and errors that name the field and say what would be right.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use crate::network::SourceCidrs;
 
@@ -89,7 +89,15 @@ pub fn source_cidrs(field: &str, cidrs: &[String]) -> Result<SourceCidrs, FieldE
 
 /// Joins the texts for a message: `a, b, c`.
 pub(crate) fn joined<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+    let mut text = String::new();
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            text.push_str(", ");
+        }
+        // Writing into a `String` does not fail.
+        let _ = write!(text, "{item}");
+    }
+    text
 }
 
 #[cfg(test)]
