@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use sallyport_bench::cores::Cores;
+use sallyport_bench::report::Report;
 use sallyport_bench::run::{Options, measure};
 use sallyport_bench::variants::Variant;
 use sallyport_bench::{server, variants};
@@ -93,19 +94,21 @@ fn run(cli: &Cli) -> Result<bool> {
         connections: cli.connections.into(),
         overload_connections: cli.overload_connections.into(),
     };
-    let finished = runtime.block_on(async {
+    let mut report = Report::default();
+    let sound = runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
-            finished = measure(options, program, cores, &chosen) => finished,
+            sound = measure(options, program, cores, &chosen, &mut report) => sound,
             // Dropping the run ends its servers.
             _ = interrupt.recv() => bail!("interrupted"),
             _ = terminate.recv() => bail!("terminated"),
         }
-    })?;
+    });
+    // What came before something broke was measured all the same.
     if cli.json {
-        println!("{}", serde_json::to_string_pretty(&finished.report.json()).context("writing JSON")?);
+        println!("{}", serde_json::to_string_pretty(&report.json()).context("writing JSON")?);
     } else {
-        println!("{}", finished.report.table());
+        println!("{}", report.table());
     }
-    Ok(finished.sound)
+    sound
 }

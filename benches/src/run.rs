@@ -47,22 +47,21 @@ pub struct Options {
     pub overload_connections: usize,
 }
 
-/// A run that came to its end.
-#[derive(Debug)]
-pub struct Finished {
-    /// What was measured.
-    pub report: Report,
-    /// Whether every grant has its record, every record its grant, and nothing went wrong.
-    pub sound: bool,
-}
-
-/// Measures the variants, in their order; those of one installation must stand together.
+/// Measures the variants, in their order; those of one installation must stand together. What was measured stands in `report`
+/// whatever happens then. Answers whether every grant has its record, every record its grant, and nothing went wrong.
 ///
 /// # Errors
-/// When something does not start, or breaks. A check that does not hold is no error: see [`Finished::sound`].
-pub async fn measure(options: Options, program: PathBuf, cores: Cores, variants: &[Variant]) -> Result<Finished> {
+/// When something does not start, or breaks. A check that does not hold is no error.
+pub async fn measure(
+    options: Options,
+    program: PathBuf,
+    cores: Cores,
+    variants: &[Variant],
+    report: &mut Report,
+) -> Result<bool> {
     tell("primitives");
-    let mut report = Report { machine: machine(&cores), primitives: Primitives::measure()?, ..Report::default() };
+    report.machine = machine(&cores);
+    report.primitives = Primitives::measure()?;
     let authority = TestAuthority::new()?;
     let algorithms = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
     let issuer = Issuer::builder().algorithms(&algorithms).start(&authority).await?;
@@ -92,7 +91,7 @@ pub async fn measure(options: Options, program: PathBuf, cores: Cores, variants:
         sound &= holds;
         running.stop().await?;
     }
-    Ok(Finished { report, sound })
+    Ok(sound)
 }
 
 /// Says on standard error what happens: the table is for standard output.
