@@ -436,6 +436,9 @@ struct EntryState {
     used_at: Timestamp,
 }
 
+/// The versions of one provider that are in use: nearly always one.
+type Versions = Vec<(Version, Arc<Entry>)>;
+
 /// A version of a provider; a dry run may have others than the one that is saved.
 #[derive(Debug)]
 struct Version {
@@ -466,8 +469,7 @@ impl Version {
 pub(crate) struct KeyCache {
     outbound: Outbound,
     clock: Arc<dyn Clock>,
-    /// The versions of each provider that are in use: nearly always one.
-    entries: RwLock<HashMap<ProviderId, Vec<(Version, Arc<Entry>)>>>,
+    entries: RwLock<HashMap<ProviderId, Versions>>,
     /// At how many providers idle ones are looked for.
     sweep_at: AtomicUsize,
 }
@@ -644,7 +646,7 @@ impl KeyCache {
     }
 
     fn entry(&self, provider: &Provider, now: Timestamp) -> Arc<Entry> {
-        let find = |versions: &Vec<(Version, Arc<Entry>)>| {
+        let find = |versions: &Versions| {
             versions.iter().find(|(version, _)| version.is_of(provider)).map(|(_, entry)| Arc::clone(entry))
         };
         let known = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(&provider.id).and_then(find);

@@ -30,8 +30,12 @@ pub(crate) struct BulkInsert<E> {
 impl<E: EntityTrait> BulkInsert<E> {
     /// An insert that does this on conflict; `None`: it fails.
     pub(crate) const fn new(on_conflict: Option<fn() -> OnConflict>) -> Self {
-        const NONE: OnceLock<String> = OnceLock::new();
-        Self { sqlite: [NONE; SIZES], postgres: [NONE; SIZES], on_conflict, table: PhantomData }
+        Self {
+            sqlite: [const { OnceLock::new() }; SIZES],
+            postgres: [const { OnceLock::new() }; SIZES],
+            on_conflict,
+            table: PhantomData,
+        }
     }
 
     /// Inserts rows; each gives a value for each column, in the order of `E::Column`. To be called in a transaction.
