@@ -144,7 +144,12 @@ fn no_operation_tells_another_tenants_things_from_things_that_nobody_has() {
         let stage = Stage::of("raven", "tapir").await;
         let (world, schema, heron, zebra) = (stage.world, &stage.schema, &stage.heron, &stage.zebra);
         let operations = schema.operations();
-        let before = zebra.crawl(world, schema, &zebra.owner, &[]).await;
+        // But for what is exported, which is what happened some seconds ago.
+        let crawl = async || {
+            let answers = zebra.crawl(world, schema, &zebra.owner, &[]).await;
+            answers.into_iter().filter(|answer| !answer.contains("\"exportEvents\"")).collect::<Vec<_>>()
+        };
+        let before = crawl().await;
         let viewer = world.api_token(&heron.names[&Kind::Organization], &["viewer"]).await;
         let viewer = Caller::with_token("a viewer", viewer);
         let mut tried = 0;
@@ -169,7 +174,7 @@ fn no_operation_tells_another_tenants_things_from_things_that_nobody_has() {
             }
         }
         assert!(tried > 300, "{tried}");
-        assert_eq!(zebra.crawl(world, schema, &zebra.owner, &[]).await, before, "and none of it had an effect");
+        assert_eq!(crawl().await, before, "and none of it had an effect");
     });
 }
 
