@@ -43,7 +43,7 @@ impl Replica {
         // Nothing else confirms it.
         self.services.configuration.refresh_with(&[]).await.unwrap();
         let response = self.api.clone().oneshot(request).await.unwrap();
-        assert!(!self.services.configuration.is_loaded());
+        assert!(self.services.configuration.current().is_err());
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())

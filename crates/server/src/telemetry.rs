@@ -236,7 +236,6 @@ pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
 fn look(services: &Services) {
     let configuration = &services.configuration;
     metrics::gauge!("sallyport_configuration_confirmed").set(f64::from(u8::from(configuration.is_confirmed())));
-    metrics::gauge!("sallyport_configuration_loaded").set(f64::from(u8::from(configuration.is_loaded())));
     if let Ok(snapshot) = configuration.current() {
         let size = snapshot.size();
         metrics::gauge!("sallyport_configuration_revision").set(snapshot.revision() as f64);

@@ -89,7 +89,7 @@ impl Configuration {
         let configuration = Arc::new(Self {
             store,
             options,
-            current: ArcSwap::from_pointee(loaded),
+            current: ArcSwap::new(shown(loaded)),
             origin,
             confirmed: AtomicU64::new(0),
             catching_up: Mutex::new(()),
@@ -117,6 +117,7 @@ impl Configuration {
     }
 
     fn current_at(&self, now: Instant) -> Result<Arc<Snapshot>, Stale> {
+        // There is nothing left to read.
         self.current_with_at(now, Read::Next)?.ok_or(Stale)
     }
 
@@ -142,11 +143,6 @@ impl Configuration {
     /// Whether there is a configuration to decide by, of which something may not be loaded yet.
     pub fn is_confirmed(&self) -> bool {
         vouched(Instant::now(), || self.confirmed_at(), || ()).is_ok()
-    }
-
-    /// Whether all of it is loaded.
-    pub fn is_loaded(&self) -> bool {
-        self.current.load().rest.is_none()
     }
 
     /// The newest configuration there is now: catches up first. Callers that ask at the same time share one read.
@@ -188,7 +184,7 @@ impl Configuration {
             let (seconds, trusts) = (rest.began.elapsed().as_secs_f64(), next.snapshot.trust_count());
             tracing::info!(seconds, trusts, "all configuration is loaded");
         }
-        self.current.store(Arc::new(next.clone()));
+        self.current.store(shown(next.clone()));
         self.confirmed_as_of(began);
         Ok(next)
     }
@@ -260,7 +256,7 @@ impl Configuration {
         let _turn = self.catching_up.lock().await;
         let current = self.current.load();
         if let Some(next) = current.snapshot.forget_ended(now) {
-            self.current.store(Arc::new(Loaded { snapshot: Arc::new(next), rest: current.rest.clone() }));
+            self.current.store(shown(Loaded { snapshot: Arc::new(next), rest: current.rest.clone() }));
         }
     }
 
@@ -280,7 +276,7 @@ impl Configuration {
         }
         // Of this revision more may have been loaded since.
         let next = Loaded { snapshot: Arc::new(current.snapshot.with(revision, changes)), ..current };
-        self.current.store(Arc::new(next.clone()));
+        self.current.store(shown(next.clone()));
         next
     }
 
@@ -298,6 +294,12 @@ impl Drop for Configuration {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// What is to be had from now on, said in the metrics.
+fn shown(loaded: Loaded) -> Arc<Loaded> {
+    metrics::gauge!("sallyport_configuration_loaded").set(f64::from(u8::from(loaded.rest.is_none())));
+    Arc::new(loaded)
 }
 
 /// The snapshot, if it was confirmed lately. `confirmed` is read first: whatever is loaded afterwards is at least as new as

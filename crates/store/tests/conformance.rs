@@ -1890,11 +1890,11 @@ async fn few_trusts_are_loaded_at_once(db: Db) {
     // Of service accounts there may be many as well.
     let other = an_account(space());
     write(&configuration, vec![Write::PutServiceAccount(other.clone())]).await;
-    assert!(!loading(&db, one).await.is_loaded());
+    assert!(loading(&db, one).await.current().is_err());
     write(&configuration, vec![Write::DeleteServiceAccount(other.id), put_trust(&a_trust(&provider, &account))]).await;
-    assert!(!loading(&db, one).await.is_loaded());
+    assert!(loading(&db, one).await.current().is_err());
     let two = LoadOptions { at_once: 2, ..MANY };
-    assert!(loading(&db, two).await.is_loaded());
+    assert!(loading(&db, two).await.current().is_ok());
 }
 
 async fn while_loading_what_is_needed_is_found_and_all_else_refused(db: Db) {
@@ -1919,7 +1919,7 @@ async fn while_loading_what_is_needed_is_found_and_all_else_refused(db: Db) {
         "nothing is proven otherwise"
     );
     assert_eq!(bare.api_token_by_hash(&token.secret_hash).unwrap().id, token.id);
-    assert!(there.is_confirmed() && !there.is_loaded());
+    assert!(there.is_confirmed() && there.current().is_err());
     assert!(there.current().is_err());
     assert_eq!(there.refresh().await.unwrap_err(), StoreError::Loading);
     assert!(StoreError::Loading.is_transient());
@@ -1963,7 +1963,7 @@ async fn while_loading_what_is_needed_is_found_and_all_else_refused(db: Db) {
     let whole = loaded(&there).await;
     let tell = |snapshot: &Snapshot| told(snapshot, &[trust.id], &[account.id], &[provider.id]);
     assert_eq!(tell(&whole), tell(&db.store.load_snapshot().await.unwrap()));
-    assert!(there.is_loaded() && there.refresh().await.is_ok());
+    assert!(there.refresh().await.is_ok() && there.current().is_ok());
     write(&there, vec![Write::DeleteTrust(trust.id)]).await;
 }
 
@@ -2020,35 +2020,45 @@ async fn what_goes_in_the_middle_of_loading_does_not_come_back(db: Db) {
     let (provider, account, _) = furnished(&configuration).await;
     let many: Vec<Trust> = (0..60).map(|_| a_trust(&provider, &account)).collect();
     write(&configuration, many.iter().map(put_trust).collect()).await;
-    let there = loading(&db, LoadOptions { chunk: 1, ..MANY }).await;
-    // At once: everything is loaded by and by, is asked for one by one, and half of it goes.
-    let loading = tokio::spawn({
-        let there = Arc::clone(&there);
-        async move { loaded(&there).await }
-    });
-    let asking = tokio::spawn({
-        let (there, many) = (Arc::clone(&there), many.clone());
+    let changing = tokio::spawn({
+        let many = many.clone();
         async move {
-            for trust in many.iter().rev() {
-                there.refresh_with(&[Needed::Client(&trust.client_name)]).await.unwrap();
+            for (number, trust) in many.iter().enumerate() {
+                let disabled = put_trust(&Trust { disabled: true, ..trust.clone() });
+                let change = if number % 2 == 0 { Write::DeleteTrust(trust.id) } else { disabled };
+                write(&configuration, vec![change]).await;
             }
         }
     });
-    for (number, trust) in many.iter().enumerate() {
-        let disabled = put_trust(&Trust { disabled: true, ..trust.clone() });
-        let change = if number % 2 == 0 { Write::DeleteTrust(trust.id) } else { disabled };
-        write(&configuration, vec![change]).await;
+    // Meanwhile they are loaded again and again: asked for one by one, as those of a scope, and by and by.
+    let store = db.replica().await;
+    let mut replicas = Vec::new();
+    while !changing.is_finished() || replicas.is_empty() {
+        let options = LoadOptions { chunk: 40, ..MANY };
+        let there = Configuration::open(store.clone(), options).await.unwrap();
+        match replicas.len() % 3 {
+            0 => drop(there.refresh_with(&[Needed::TrustsOf(&space())]).await.unwrap()),
+            1 => {
+                let each: Vec<_> = many.iter().map(|trust| Needed::Client(&trust.client_name)).collect();
+                there.refresh_with(&each).await.unwrap();
+            }
+            _ => drop(loaded(&there).await),
+        }
+        replicas.push(there);
     }
-    asking.await.unwrap();
-    loading.await.unwrap();
-    let whole = there.refresh().await.unwrap();
-    for (number, trust) in many.iter().enumerate() {
-        let found = whole.trust(trust.id).map(|found| found.trust().disabled);
-        assert_eq!(found, (number % 2 == 1).then_some(true), "{number}");
-    }
+    changing.await.unwrap();
     let ids: Vec<TrustId> = many.iter().map(|trust| trust.id).collect();
     let tell = |snapshot: &Snapshot| told(snapshot, &ids, &[account.id], &[provider.id]);
-    assert_eq!(tell(&whole), tell(&db.store.load_snapshot().await.unwrap()));
+    let now = tell(&db.store.load_snapshot().await.unwrap());
+    for there in replicas {
+        loaded(&there).await;
+        let whole = there.refresh().await.unwrap();
+        for (number, trust) in many.iter().enumerate() {
+            let found = whole.trust(trust.id).map(|found| found.trust().disabled);
+            assert_eq!(found, (number % 2 == 1).then_some(true), "{number}");
+        }
+        assert_eq!(tell(&whole), now);
+    }
 }
 
 async fn the_trusts_of_a_large_scope_are_waited_for(db: Db) {
