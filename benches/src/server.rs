@@ -133,7 +133,7 @@ impl Setup {
             .stderr(std::fs::File::create(&log)?);
         let began = Instant::now();
         let child = command.spawn().context("starting the server")?;
-        let mut server = Server { child, address, admin, log, ready_after: Duration::ZERO };
+        let mut server = Server { child, address, admin, log, began, ready_after: Duration::ZERO };
         loop {
             if let Ok(mut connection) = Connection::open(admin).await
                 && let Ok(answer) = connection.call(&get("localhost", "/readyz")).await
@@ -158,6 +158,7 @@ pub struct Server {
     address: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
+    began: Instant,
     /// How long it took from its start until `/readyz` said so.
     pub ready_after: Duration,
 }
@@ -192,17 +193,32 @@ impl Server {
     /// # Errors
     /// When `/metrics` does not answer.
     pub async fn commits(&self) -> Result<Commits> {
+        let [commits, records] =
+            self.metrics(["sallyport_record_batch_size_count", "sallyport_record_batch_size_sum"]).await?;
+        Ok(Commits { commits, records })
+    }
+
+    /// Waits until all configuration is in memory; how long after its start that was seen.
+    ///
+    /// # Errors
+    /// When `/metrics` does not answer, or loading does not end in time.
+    pub async fn loaded(&self) -> Result<Duration> {
+        while self.metrics(["sallyport_configuration_loaded"]).await? != [1.0] {
+            ensure!(self.began.elapsed() < START, "not all is loaded after {START:?}:\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(self.began.elapsed())
+    }
+
+    /// What these metrics say; 0 for one that is not there.
+    async fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
         let mut connection = Connection::open(self.admin).await?;
         let answer = connection.call(&get("localhost", "/metrics")).await?;
         let text = String::from_utf8_lossy(answer.body);
-        let value = |name: &str| {
+        Ok(names.map(|name| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or_default()
-        };
-        Ok(Commits {
-            commits: value("sallyport_record_batch_size_count"),
-            records: value("sallyport_record_batch_size_sum"),
-        })
+        }))
     }
 
     /// What it logged, the end of it.

@@ -16,7 +16,7 @@ use sallyport_domain::principal::{ApiToken, Principal, PrincipalKind, ServiceAcc
 use sallyport_domain::role::RoleRef;
 use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::Snapshot;
-use sallyport_store::StoredCredential;
+use sallyport_store::{Needed, StoredCredential};
 
 use crate::services::Services;
 
@@ -58,32 +58,31 @@ pub async fn authenticate(
     door: Door<'_>,
 ) -> Result<Principal, AuthenticationError> {
     let bearer = bearer(headers)?;
-    let snapshot = services.configuration.current().map_err(|_| Unavailable)?;
+    let snapshot = snapshot_with(services, &[]).await?;
     if bearer.bytes().filter(|b| *b == b'.').count() != 2 {
         return api_token(services, &snapshot, bearer);
     }
-    jwt(services, &snapshot, bearer, door).await
+    jwt(services, bearer, door).await
+}
+
+async fn snapshot_with(services: &Services, needed: &[Needed<'_>]) -> Result<Arc<Snapshot>, AuthenticationError> {
+    services.configuration.current_with(needed).await.map_err(|_| Unavailable)
 }
 
 /// Recognises a service account by a JWT: one that it signed itself, or one of our access tokens.
 ///
 /// # Errors
 /// As [`authenticate`].
-pub async fn jwt(
-    services: &Services,
-    snapshot: &Snapshot,
-    token: &str,
-    door: Door<'_>,
-) -> Result<Principal, AuthenticationError> {
+pub async fn jwt(services: &Services, token: &str, door: Door<'_>) -> Result<Principal, AuthenticationError> {
     match UnverifiedServiceAccountJwt::parse(token) {
-        Ok(jwt) => service_account_jwt(services, snapshot, &jwt, door).await,
+        Ok(jwt) => service_account_jwt(services, &jwt, door).await,
         // Not a service account's: then it can only be one of our access tokens.
         Err(_) => {
             let keys = services.keys.load();
             let claims = keys
                 .verify_access_token(token, &services.installation.public_url, services.now())
                 .map_err(|_| Unauthenticated)?;
-            access_token(services, snapshot, &claims)
+            access_token(services, &claims).await
         }
     }
 }
@@ -94,13 +93,12 @@ pub async fn jwt(
 /// As [`authenticate`].
 pub async fn credential(
     services: &Services,
-    snapshot: &Snapshot,
     scope: &Scope,
     account: ServiceAccountId,
     id: CredentialId,
 ) -> Result<Principal, AuthenticationError> {
     let stored = stored_credential(services, scope, account, id).await?;
-    Exchanged::stored(services, stored)?.principal(services, snapshot)
+    Exchanged::stored(services, stored)?.recognised(services).await
 }
 
 /// A credential of an exchange, and when it ends.
@@ -154,6 +152,11 @@ async fn stored_credential(
 ) -> Result<StoredCredential, AuthenticationError> {
     let stored = services.store.find_credential(scope, account, id).await.map_err(|_| Unavailable)?;
     stored.ok_or(Unauthenticated)
+}
+
+/// What has to be loaded before [`revalidate`] can be asked.
+pub fn needed(principal: &Principal) -> Option<Needed<'static>> {
+    principal.trust.map(Needed::Trust).or_else(|| principal.service_account.map(Needed::ServiceAccount))
 }
 
 /// The same caller by a newer snapshot, with the rights it has there: for requests that take their time. `None` when the
@@ -221,11 +224,7 @@ fn holder(services: &Services, snapshot: &Snapshot, token: &ApiToken) -> Result<
 }
 
 /// Recognises an access token of ours by its claims.
-fn access_token(
-    services: &Services,
-    snapshot: &Snapshot,
-    claims: &AccessTokenClaims,
-) -> Result<Principal, AuthenticationError> {
+async fn access_token(services: &Services, claims: &AccessTokenClaims) -> Result<Principal, AuthenticationError> {
     let mrns = &services.installation.mrns;
     let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&claims.sub) else { return Err(Unauthenticated) };
     let Some(Resource::Trust(_, trust)) = mrns.parse(&claims.wif.trust) else { return Err(Unauthenticated) };
@@ -240,12 +239,11 @@ fn access_token(
         expires_at: Timestamp::from_seconds(claims.exp),
         roles: claims.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
     };
-    used.principal(services, snapshot)
+    used.recognised(services).await
 }
 
 async fn service_account_jwt(
     services: &Services,
-    snapshot: &Snapshot,
     jwt: &UnverifiedServiceAccountJwt<'_>,
     door: Door<'_>,
 ) -> Result<Principal, AuthenticationError> {
@@ -257,16 +255,17 @@ async fn service_account_jwt(
     };
     match mrns.parse(jwt.key_id()) {
         Some(Resource::ServiceAccount(scope, id)) => {
+            let snapshot = snapshot_with(services, &[Needed::ServiceAccount(id)]).await?;
             let account = snapshot.service_account(id).filter(|a| a.scope == scope).ok_or(Unauthenticated)?;
             let key = account.standing_key.as_deref().ok_or(Unauthenticated)?;
             jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
-            standing(services, snapshot, account)
+            standing(services, &snapshot, account)
         }
         Some(Resource::Credential(scope, account, id)) => {
             let stored = stored_credential(services, &scope, account, id).await?;
             let key = stored.public_key.as_deref().ok_or(Unauthenticated)?;
             jwt.verify(key, services.now(), body, require_chash).map_err(|_| Unauthenticated)?;
-            Exchanged::stored(services, stored)?.principal(services, snapshot)
+            Exchanged::stored(services, stored)?.recognised(services).await
         }
         _ => Err(Unauthenticated),
     }
@@ -329,6 +328,11 @@ impl Exchanged {
             expires_at: stored.expires_at,
             roles: stored.roles.iter().filter_map(|mrn| mrns.parse_role(mrn)).collect(),
         })
+    }
+
+    async fn recognised(self, services: &Services) -> Result<Principal, AuthenticationError> {
+        let snapshot = snapshot_with(services, &[Needed::Trust(self.trust)]).await?;
+        self.principal(services, &snapshot)
     }
 
     fn principal(self, services: &Services, snapshot: &Snapshot) -> Result<Principal, AuthenticationError> {

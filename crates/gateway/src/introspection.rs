@@ -18,7 +18,7 @@ use sallyport_domain::scope::Scope;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::{Value, json};
 
-use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, possessed, revalidate};
+use crate::authentication::{AuthenticationError, Door, authenticate, credential, jwt, needed, possessed, revalidate};
 use crate::oauth::{Form, Refused, read};
 use crate::origin::Origin;
 use crate::services::Services;
@@ -50,7 +50,7 @@ struct Unreachable;
 
 async fn describe(services: &Services, headers: &HeaderMap, token: &str) -> Result<Option<Value>, Unreachable> {
     let Some(caller) = known(authenticate(services, headers, Door::Other).await)? else { return Ok(None) };
-    let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
+    let snapshot = services.configuration.current_with(&[]).await.map_err(|_| Unreachable)?;
     let installation = &services.installation;
     let subject = match installation.mrns.parse(token) {
         Some(Resource::Credential(scope, account, id)) => {
@@ -58,14 +58,16 @@ async fn describe(services: &Services, headers: &HeaderMap, token: &str) -> Resu
             if !caller.may(Permission::CredentialsRead, &scope, &*snapshot) {
                 return Ok(None);
             }
-            known(credential(services, &snapshot, &scope, account, id).await)?
+            known(credential(services, &scope, account, id).await)?
         }
-        _ => known(jwt(services, &snapshot, token, Door::Other).await)?,
+        _ => known(jwt(services, token, Door::Other).await)?,
     };
     let Some(subject) = subject.filter(|s| caller.may(Permission::CredentialsRead, &s.scope, &*snapshot)) else {
         return Ok(None);
     };
     let scope = subject.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
+    let needed = needed(&subject);
+    let snapshot = services.configuration.current_with(needed.as_slice()).await.map_err(|_| Unreachable)?;
     let trust = subject.trust.and_then(|id| snapshot.trust(id));
     let mut description = json!({
         "active": true,
@@ -139,7 +141,7 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
     let mrns = &services.installation.mrns;
     if let Some(Resource::Credential(scope, account, id)) = mrns.parse(token) {
         let Some(caller) = known(authenticate(services, headers, Door::Other).await)? else { return Ok(None) };
-        let snapshot = services.configuration.current().map_err(|_| Unreachable)?;
+        let snapshot = services.configuration.current_with(&[]).await.map_err(|_| Unreachable)?;
         if !caller.may(Permission::CredentialsRevoke, &scope, &*snapshot) {
             return Ok(None);
         }
@@ -169,9 +171,10 @@ async fn target(services: &Services, headers: &HeaderMap, token: &str) -> Result
 impl Target {
     async fn revoke(self, services: &Services, origin: &Origin) -> Result<(), Unreachable> {
         let (entry_id, time) = (services.new_id(), services.now());
+        let needed = self.admin.as_ref().and_then(needed);
         services
             .configuration
-            .mutate(|snapshot| -> Result<_, std::convert::Infallible> {
+            .mutate_with(needed.as_slice(), |snapshot| -> Result<_, std::convert::Infallible> {
                 // By the configuration that is changed, not by the one that was there when the request came.
                 let may = self.admin.as_ref().is_none_or(|admin| {
                     revalidate(services, admin, snapshot)
@@ -197,7 +200,6 @@ impl Target {
                 Ok((vec![Write::RevokeCredential { id: self.id, until: self.until }, Write::Audit(audit)], ()))
             })
             .await
-            .map(drop)
             .map_err(|error| match error {
                 MutateError::Rejected(never) => match never {},
                 MutateError::Conflict(_) | MutateError::Unavailable(_) => Unreachable,

@@ -23,7 +23,7 @@ use sallyport_domain::trust::client_name;
 use sallyport_identity::aws::SignedRequest;
 use sallyport_identity::jwt::{TimeRules, TokenFault, UnverifiedJwt};
 use sallyport_identity::verifier::{Verification, VerifiedIdentity};
-use sallyport_store::{RecordError, Recorded};
+use sallyport_store::{Needed, RecordError, Recorded};
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -189,6 +189,16 @@ impl Decoded {
     }
 }
 
+/// What has to be loaded before [`locate`] can be asked.
+fn needed<'l>(services: &Services, locator: &'l Locator) -> Option<Needed<'l>> {
+    match locator {
+        Locator::Client(id) => client_name(id, &services.installation.tenant_domain).map(Needed::Client),
+        Locator::Trust(_, id) => Some(Needed::Trust(*id)),
+        Locator::Scope(scope, _) => Some(Needed::TrustsOf(scope)),
+        Locator::Unknown => None,
+    }
+}
+
 /// Finds the candidates for a request. None is the same as any other refusal.
 pub(crate) fn locate(services: &Services, snapshot: &Snapshot, locator: &Locator, decoded: &Decoded) -> Vec<Candidate> {
     let mut candidates = match locator {
@@ -332,22 +342,18 @@ impl Run<'_> {
             let check = check_of_times(&refusal);
             return (Err(refusal), check.name());
         }
+        let needed = needed(services, &self.attempt.locator);
+        let mut snapshot = services.configuration.current_with(needed.as_slice()).await;
         let mut verified: Vec<Verified> = Vec::new();
         for _ in 0..DECISIONS_AT_MOST {
-            let Ok(snapshot) = services.configuration.current() else {
-                return (Err(Refusal::Unavailable), "configuration");
-            };
-            let candidates = Stage::Locate.run_now(|| locate(services, &snapshot, &self.attempt.locator, &decoded));
+            let Ok(current) = &snapshot else { return (Err(Refusal::Unavailable), "configuration") };
+            let candidates = Stage::Locate.run_now(|| locate(services, current, &self.attempt.locator, &decoded));
             if candidates.is_empty() {
                 return (Err(Refusal::Denied), CheckName::Locate.name());
             }
-            match self.decide_on(&snapshot, &decoded, candidates, &mut verified).await {
+            match self.decide_on(current, &decoded, candidates, &mut verified).await {
                 Some(decided) => return decided,
-                None => {
-                    if services.configuration.refresh().await.is_err() {
-                        return (Err(Refusal::Unavailable), "configuration");
-                    }
-                }
+                None => snapshot = services.configuration.refresh_with(needed.as_slice()).await,
             }
         }
         (Err(Refusal::Unavailable), "configuration")

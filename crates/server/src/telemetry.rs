@@ -201,6 +201,7 @@ fn describe() {
         ("sallyport_record_queue_depth", "Exchange records waiting for the next commit"),
         ("sallyport_configuration_revision", "Revision of the configuration in memory"),
         ("sallyport_configuration_confirmed", "1 while the configuration is confirmed by the database"),
+        ("sallyport_configuration_loaded", "1 when all configuration is in memory, 0 while some is still being loaded"),
         ("sallyport_trusts", "Trusts, those of bindings among them"),
         ("sallyport_providers", "Providers"),
         ("sallyport_service_accounts", "Service accounts"),
@@ -233,9 +234,9 @@ pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
 
 #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
 fn look(services: &Services) {
-    let current = services.configuration.current();
-    metrics::gauge!("sallyport_configuration_confirmed").set(f64::from(u8::from(current.is_ok())));
-    if let Ok(snapshot) = current {
+    let configuration = &services.configuration;
+    metrics::gauge!("sallyport_configuration_confirmed").set(f64::from(u8::from(configuration.is_confirmed())));
+    if let Ok(snapshot) = configuration.current() {
         let size = snapshot.size();
         metrics::gauge!("sallyport_configuration_revision").set(snapshot.revision() as f64);
         metrics::gauge!("sallyport_trusts").set(size.trusts as f64);

@@ -4,6 +4,8 @@
 use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr};
 
+use crate::feed::Stale;
+
 /// Why the store did not do what it was asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -16,6 +18,9 @@ pub enum StoreError {
     /// Other writers kept getting in the way, however often it was tried. Try again later.
     #[error("the database is busy: other writers kept getting in the way")]
     Contended,
+    /// Not all configuration is loaded yet. Try again later.
+    #[error("the configuration is still being loaded")]
+    Loading,
     /// A rule of the schema forbids it.
     #[error("the database refused a change: {0}")]
     Conflict(Constraint),
@@ -46,7 +51,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help: the caller answers `UNAVAILABLE` or 503, and `INTERNAL` otherwise.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unwritable(_) | Self::Contended)
+        matches!(self, Self::Unavailable(_) | Self::Unwritable(_) | Self::Contended | Self::Loading)
     }
 
     pub(crate) fn timed_out(what: &str) -> Self {
@@ -97,6 +102,12 @@ impl<E> From<StoreError> for MutateError<E> {
             StoreError::Conflict(constraint) => Self::Conflict(constraint),
             other => Self::Unavailable(other),
         }
+    }
+}
+
+impl From<Stale> for StoreError {
+    fn from(stale: Stale) -> Self {
+        Self::Unavailable(stale.to_string())
     }
 }
 

@@ -3,6 +3,10 @@
 //! Requests read it without locks. It is confirmed against the database's revision five times a second, and by every batch
 //! the recorder commits; a snapshot that could not be confirmed for more than a second is not given out, so that what was
 //! removed or disabled on one replica works nowhere a second later.
+//!
+//! When there are many trusts, requests are answered before all of them are loaded. Until then, whoever wants to see all
+//! configuration ([`Configuration::current`], [`Configuration::refresh`], [`Configuration::mutate`]) is refused, and whoever
+//! says what is needed gets a snapshot that holds it, or is refused. What is not loaded yet is never taken for gone.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,20 +15,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
-use sallyport_domain::snapshot::Snapshot;
+use sallyport_domain::snapshot::{Change, Snapshot};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::change::{Committed, Write};
 use crate::error::{MutateError, StoreError};
+use crate::load::{LoadOptions, Loaded, Needed, Read};
 use crate::store::Store;
 
 /// How often the revision is read.
 const POLL: Duration = Duration::from_millis(200);
 /// How long a snapshot may be used after the last read that confirmed it began.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long catching up may take; loading everything is part of that.
+/// How long catching up may take; loading anew is part of that.
 const CATCH_UP: Duration = Duration::from_secs(120);
 /// How often revocations of credentials that have ended are forgotten.
 const FORGET: Duration = Duration::from_secs(300);
@@ -34,15 +39,16 @@ pub const KEPT_AFTER_END: i64 = 3_600;
 /// How often a plan that was overtaken is made again.
 const PLANS: u32 = 16;
 
-/// The configuration could not be confirmed for more than a second: answer 503, whatever was asked.
+/// The configuration could not be confirmed for more than a second, or is not loaded yet: answer 503, whatever was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the configuration could not be confirmed for more than a second")]
+#[error("the configuration could not be confirmed for more than a second, or is still being loaded")]
 pub struct Stale;
 
 /// The current configuration.
 pub struct Configuration {
     store: Store,
-    current: ArcSwap<Snapshot>,
+    options: LoadOptions,
+    current: ArcSwap<Loaded>,
     origin: Instant,
     /// When the latest read that confirmed `current` began, in microseconds since `origin`.
     confirmed: AtomicU64,
@@ -56,71 +62,129 @@ pub struct Configuration {
 
 impl fmt::Debug for Configuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Configuration").field("revision", &self.current.load().revision()).finish_non_exhaustive()
+        f.debug_struct("Configuration")
+            .field("revision", &self.current.load().snapshot.revision())
+            .finish_non_exhaustive()
     }
 }
 
 impl Configuration {
-    /// Loads everything, and follows the database until the last handle is dropped or [`Self::close`] is called.
-    /// Must be called inside a tokio runtime.
+    /// [`Self::open`], and [`Self::follow`].
     ///
     /// # Errors
     /// When the configuration cannot be loaded.
     pub async fn start(store: Store) -> Result<Arc<Self>, StoreError> {
+        let configuration = Self::open(store, LoadOptions::default()).await?;
+        configuration.follow();
+        Ok(configuration)
+    }
+
+    /// Loads everything, or, when there are many trusts, all but those and their service accounts.
+    ///
+    /// # Errors
+    /// When the configuration cannot be loaded.
+    pub async fn open(store: Store, options: LoadOptions) -> Result<Arc<Self>, StoreError> {
         let origin = Instant::now();
-        let snapshot = store.load_snapshot().await?;
-        let wake = Arc::new(Notify::new());
+        let loaded = store.load(options).await?;
         let configuration = Arc::new(Self {
             store,
-            current: ArcSwap::from_pointee(snapshot),
+            options,
+            current: ArcSwap::new(shown(loaded)),
             origin,
             confirmed: AtomicU64::new(0),
             catching_up: Mutex::new(()),
             mutating: Mutex::new(()),
-            wake: Arc::clone(&wake),
+            wake: Arc::new(Notify::new()),
             poller: std::sync::OnceLock::new(),
         });
         // Loading may have taken long: the snapshot counts from now on only if it is still the newest.
-        configuration.refresh().await?;
-        let poller = tokio::spawn(poll(Arc::downgrade(&configuration), wake));
-        let _ = configuration.poller.set(poller.abort_handle());
+        configuration.catch_up(Read::Changes).await?;
         Ok(configuration)
     }
 
-    /// The configuration to decide by.
+    /// Loads what is left to load, and follows the database until the last handle is dropped or [`Self::close`] is called.
+    /// Must be called inside a tokio runtime.
+    pub fn follow(self: &Arc<Self>) {
+        self.poller.get_or_init(|| tokio::spawn(poll(Arc::downgrade(self), Arc::clone(&self.wake))).abort_handle());
+    }
+
+    /// The configuration to decide by: all of it.
     ///
     /// # Errors
-    /// [`Stale`] when it could not be confirmed for more than a second.
+    /// [`Stale`] when it could not be confirmed for more than a second, or is not loaded yet.
     pub fn current(&self) -> Result<Arc<Snapshot>, Stale> {
         self.current_at(Instant::now())
     }
 
     fn current_at(&self, now: Instant) -> Result<Arc<Snapshot>, Stale> {
-        vouched(now, || self.confirmed_at(), || self.current.load_full())
+        // There is nothing left to read.
+        self.current_with_at(now, Read::Next)?.ok_or(Stale)
+    }
+
+    /// As [`Self::current`], for decisions that look at nothing in service accounts and trusts but what is needed; of a trust,
+    /// the service account as well. While not all is loaded, what is missing is read now.
+    ///
+    /// # Errors
+    /// [`StoreError::Loading`] when that would be too much, or when the database does not answer.
+    pub async fn current_with(&self, needed: &[Needed<'_>]) -> Result<Arc<Snapshot>, StoreError> {
+        match self.current_with_at(Instant::now(), Read::Needed(needed))? {
+            Some(snapshot) => Ok(snapshot),
+            // Boxed: it is rare, and large.
+            None => Box::pin(self.refresh_with(needed)).await,
+        }
+    }
+
+    /// `None`: not all that is to be read is there.
+    fn current_with_at(&self, now: Instant, read: Read<'_>) -> Result<Option<Arc<Snapshot>>, Stale> {
+        let loaded = vouched(now, || self.confirmed_at(), || self.current.load())?;
+        Ok(loaded.has(read).then(|| Arc::clone(&loaded.snapshot)))
+    }
+
+    /// Whether there is a configuration to decide by, of which something may not be loaded yet.
+    pub fn is_confirmed(&self) -> bool {
+        vouched(Instant::now(), || self.confirmed_at(), || ()).is_ok()
     }
 
     /// The newest configuration there is now: catches up first. Callers that ask at the same time share one read.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer, or not all is loaded yet.
     pub async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
+        self.catch_up(Read::Changes).await?.whole()
+    }
+
+    /// As [`Self::refresh`], for decisions as [`Self::current_with`] has them.
+    ///
+    /// # Errors
+    /// As [`Self::current_with`].
+    pub async fn refresh_with(&self, needed: &[Needed<'_>]) -> Result<Arc<Snapshot>, StoreError> {
+        Ok(self.catch_up(Read::Needed(needed)).await?.snapshot)
+    }
+
+    /// Catches up, and reads what is to be read besides. One at a time, and everything in one state of the database: what is
+    /// added is as new as the snapshot that it is added to.
+    async fn catch_up(&self, read: Read<'_>) -> Result<Loaded, StoreError> {
         let asked = Instant::now();
         let _turn = self.catching_up.lock().await;
-        let current = self.current.load_full();
-        if self.confirmed_at() > asked {
+        let current = Loaded::clone(&self.current.load());
+        let has_all = current.has(read);
+        if has_all && self.confirmed_at() > asked {
             return Ok(current);
         }
         let began = Instant::now();
-        let revision = self.store.revision().await?;
-        if revision == current.revision() {
+        if has_all && self.store.revision().await? == current.snapshot.revision() {
             self.confirmed_as_of(began);
             return Ok(current);
         }
-        let next = match timeout(CATCH_UP, self.store.advance(&current)).await {
-            Ok(next) => Arc::new(next?),
+        let next = match timeout(CATCH_UP, self.store.advance(&current, read, self.options)).await {
+            Ok(next) => next?,
             Err(_) => return Err(StoreError::timed_out("catching up with the configuration")),
         };
-        self.current.store(Arc::clone(&next));
+        if let (Some(rest), None) = (&current.rest, &next.rest) {
+            let (seconds, trusts) = (rest.began.elapsed().as_secs_f64(), next.snapshot.trust_count());
+            tracing::info!(seconds, trusts, "all configuration is loaded");
+        }
+        self.current.store(shown(next.clone()));
         self.confirmed_as_of(began);
         Ok(next)
     }
@@ -128,7 +192,7 @@ impl Configuration {
     /// Someone read the database's revision, in a read that began at `began`. When it is ours, that confirms us;
     /// when it is not, we catch up at once.
     pub fn confirm(&self, revision: i64, began: Instant) {
-        if revision == self.current.load().revision() {
+        if revision == self.current.load().snapshot.revision() {
             self.confirmed_as_of(began);
         } else {
             self.wake.notify_one();
@@ -144,16 +208,41 @@ impl Configuration {
     /// not have happened, as with any database whose answer to a commit is lost.
     pub async fn mutate<T, E>(
         &self,
-        mut plan: impl FnMut(&Snapshot) -> Result<(Vec<Write>, T), E>,
+        plan: impl FnMut(&Snapshot) -> Result<(Vec<Write>, T), E>,
     ) -> Result<(T, Arc<Snapshot>), MutateError<E>> {
+        let (value, loaded) = self.change(None, plan).await?;
+        Ok((value, loaded.whole()?))
+    }
+
+    /// As [`Self::mutate`], for plans that look at nothing in service accounts and trusts but what is needed, as
+    /// [`Self::current_with`] has it.
+    ///
+    /// # Errors
+    /// As [`Self::mutate`] and [`Self::current_with`].
+    pub async fn mutate_with<T, E>(
+        &self,
+        needed: &[Needed<'_>],
+        plan: impl FnMut(&Snapshot) -> Result<(Vec<Write>, T), E>,
+    ) -> Result<T, MutateError<E>> {
+        Ok(self.change(Some(needed), plan).await?.0)
+    }
+
+    /// `needed`: `None` for everything.
+    async fn change<T, E>(
+        &self,
+        needed: Option<&[Needed<'_>]>,
+        mut plan: impl FnMut(&Snapshot) -> Result<(Vec<Write>, T), E>,
+    ) -> Result<(T, Loaded), MutateError<E>> {
         let _turn = self.mutating.lock().await;
         for _ in 0..PLANS {
-            let base = self.refresh().await?;
-            let (writes, value) = plan(&base).map_err(MutateError::Rejected)?;
-            match self.store.commit(&base, &writes).await? {
+            let base = self.catch_up(needed.map_or(Read::Changes, Read::Needed)).await?;
+            if needed.is_none() && base.rest.is_some() {
+                return Err(MutateError::Unavailable(StoreError::Loading));
+            }
+            let (writes, value) = plan(&base.snapshot).map_err(MutateError::Rejected)?;
+            match self.store.commit(&base.snapshot, &writes).await? {
                 Committed::At(revision, changes) => {
-                    let snapshot = self.adopt(&base, || base.with(revision, changes)).await;
-                    return Ok((value, snapshot));
+                    return Ok((value, self.adopt(&base.snapshot, revision, changes).await));
                 }
                 Committed::Unchanged => return Ok((value, base)),
                 Committed::Overtaken => {}
@@ -165,8 +254,9 @@ impl Configuration {
     /// Forgets revocations of credentials that have ended by themselves before `now`; the poller does so by itself.
     pub async fn forget_ended(&self, now: Timestamp) {
         let _turn = self.catching_up.lock().await;
-        if let Some(next) = self.current.load().forget_ended(now) {
-            self.current.store(Arc::new(next));
+        let current = self.current.load();
+        if let Some(next) = current.snapshot.forget_ended(now) {
+            self.current.store(shown(Loaded { snapshot: Arc::new(next), rest: current.rest.clone() }));
         }
     }
 
@@ -178,14 +268,15 @@ impl Configuration {
     }
 
     /// Takes what follows `base`, unless the poller has been faster.
-    async fn adopt(&self, base: &Snapshot, next: impl FnOnce() -> Snapshot) -> Arc<Snapshot> {
+    async fn adopt(&self, base: &Snapshot, revision: i64, changes: Vec<Change>) -> Loaded {
         let _turn = self.catching_up.lock().await;
-        let current = self.current.load_full();
-        if current.revision() != base.revision() {
+        let current = Loaded::clone(&self.current.load());
+        if current.snapshot.revision() != base.revision() {
             return current;
         }
-        let next = Arc::new(next());
-        self.current.store(Arc::clone(&next));
+        // Of this revision more may have been loaded since.
+        let next = Loaded { snapshot: Arc::new(current.snapshot.with(revision, changes)), ..current };
+        self.current.store(shown(next.clone()));
         next
     }
 
@@ -205,6 +296,12 @@ impl Drop for Configuration {
     }
 }
 
+/// What is to be had from now on, said in the metrics.
+fn shown(loaded: Loaded) -> Arc<Loaded> {
+    metrics::gauge!("sallyport_configuration_loaded").set(f64::from(u8::from(loaded.rest.is_none())));
+    Arc::new(loaded)
+}
+
 /// The snapshot, if it was confirmed lately. `confirmed` is read first: whatever is loaded afterwards is at least as new as
 /// what that vouches for. The other way round, a refresh in between would vouch for an older snapshot.
 fn vouched<T>(now: Instant, confirmed: impl FnOnce() -> Instant, load: impl FnOnce() -> T) -> Result<T, Stale> {
@@ -215,14 +312,20 @@ fn vouched<T>(now: Instant, confirmed: impl FnOnce() -> Instant, load: impl FnOn
 
 async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
     let mut failing = false;
+    let mut loading = true;
     let mut forgot = Instant::now();
     loop {
-        tokio::select! {
-            () = sleep(POLL) => {}
-            () = wake.notified() => {}
+        // What is left to load is loaded without a pause, while that goes well.
+        if failing || !loading {
+            tokio::select! {
+                () = sleep(POLL) => {}
+                () = wake.notified() => {}
+            }
         }
         let Some(configuration) = configuration.upgrade() else { return };
-        match configuration.refresh().await {
+        let caught_up = configuration.catch_up(Read::Next).await;
+        loading = caught_up.as_ref().is_ok_and(|loaded| loaded.rest.is_some());
+        match caught_up {
             Ok(_) if failing => {
                 failing = false;
                 tracing::info!("the configuration is confirmed again");

@@ -36,6 +36,7 @@ pub use keys::{KeyRow, KeyTable};
 pub use listing::{
     BindingOrder, BindingOrderField, BindingRow, ExchangeFilter, ExchangeRow, StoredCredential, TrustRow,
 };
+pub use load::{LoadOptions, Needed};
 pub use migrate::Schema;
 pub use paging::{PAGE_MAX, Page, PageRequest};
 pub use recorder::{RecordError, Recorded, Recorder, RecorderOptions};

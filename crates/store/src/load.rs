@@ -1,4 +1,8 @@
-//! From rows to a [`Snapshot`]: all of it, or what changed since one.
+//! From rows to a [`Snapshot`]: all of it, what changed since one, or a part at a time.
+//!
+//! Service accounts and trusts may be many: then all else is loaded first, and of them what is asked for, while the rest
+//! follows in the order of the primary keys. Whatever is added to a snapshot is read in the transaction that brought it up to
+//! date, so that what was deleted meanwhile cannot come back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
@@ -8,10 +12,12 @@ use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::RoleName;
+use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::{Change, Snapshot};
 use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::CompiledTrust;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Value};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Select, Value};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::change::Changed;
@@ -25,6 +31,107 @@ use crate::store::{Store, read_revision, retry, timed};
 /// Rows read, and keys named, in one statement.
 const CHUNK: usize = 2_000;
 
+/// What is loaded before anything is answered, and what later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LoadOptions {
+    /// Up to so many trusts, and as many service accounts, are loaded at once; more of either in the background.
+    pub at_once: u64,
+    /// Up to so many trusts of a scope are loaded when an exchange needs them; those of a scope with more are waited for.
+    pub of_scope: u64,
+    /// Rows read in one transaction of the background.
+    pub chunk: u64,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { at_once: 10_000, of_scope: 1_000, chunk: 1_000 }
+    }
+}
+
+/// What a request names, and so has to be in the snapshot it is decided by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Needed<'a> {
+    /// The trust with this client name.
+    Client(&'a str),
+    /// A trust.
+    Trust(TrustId),
+    /// All trusts of exactly this scope.
+    TrustsOf(&'a Scope),
+    /// A service account.
+    ServiceAccount(ServiceAccountId),
+}
+
+/// The configuration in memory, at one revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// All of it, but for the rest. Where a trust is, its service account is.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// `None` when everything is in the snapshot.
+    pub(crate) rest: Option<Rest>,
+}
+
+/// Which service accounts and trusts have yet to be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Rest {
+    /// When loading began.
+    pub(crate) began: Instant,
+    next: Next,
+    /// The scopes of which every trust is there already.
+    scopes: imbl::HashSet<Scope>,
+}
+
+/// Where to go on: after this primary key. Service accounts come before the trusts that rest on them.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Account(Option<Uuid>),
+    Trust(Option<Uuid>),
+}
+
+/// What to read besides what changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Read<'a> {
+    /// Nothing.
+    Changes,
+    /// The next of the rest.
+    Next,
+    /// What is needed and not there.
+    Needed(&'a [Needed<'a>]),
+}
+
+impl Loaded {
+    /// The snapshot, which holds everything.
+    ///
+    /// # Errors
+    /// [`StoreError::Loading`] when it does not yet.
+    pub(crate) fn whole(self) -> Result<Arc<Snapshot>, StoreError> {
+        if self.rest.is_none() { Ok(self.snapshot) } else { Err(StoreError::Loading) }
+    }
+
+    /// Whether there is nothing left to read.
+    pub(crate) fn has(&self, read: Read<'_>) -> bool {
+        match read {
+            Read::Changes => true,
+            Read::Next => self.rest.is_none(),
+            Read::Needed(needed) => needed.iter().all(|needed| self.holds(*needed)),
+        }
+    }
+
+    /// Whether what is needed is in the snapshot, if it is anywhere.
+    fn holds(&self, needed: Needed<'_>) -> bool {
+        let Some(rest) = &self.rest else { return true };
+        match needed {
+            Needed::Client(name) => self.snapshot.candidate_by_client(name).is_some(),
+            Needed::Trust(id) => self.snapshot.trust(id).is_some(),
+            Needed::TrustsOf(scope) => rest.scopes.contains(scope) || !self.snapshot.has_scope(scope),
+            Needed::ServiceAccount(id) => self.snapshot.service_account(id).is_some(),
+        }
+    }
+
+    fn add(&mut self, changes: Vec<Change>) {
+        self.snapshot = Arc::new(self.snapshot.with(self.snapshot.revision(), changes));
+    }
+}
+
 impl Store {
     /// All configuration, at one revision. A row that cannot be read, or a trust that no longer compiles, is logged and left
     /// out: nothing is granted by it.
@@ -32,48 +139,99 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn load_snapshot(&self) -> Result<Snapshot, StoreError> {
+        let everything = LoadOptions { chunk: CHUNK as u64, ..LoadOptions::default() };
         let load = retry(|| async {
             let transaction = self.begin_snapshot().await?;
-            let snapshot = load_all(&transaction).await?;
+            let loaded = load_rest(&transaction, load_base(&transaction).await?, everything).await?;
             transaction.commit().await?;
-            Ok(snapshot)
+            Ok(Arc::unwrap_or_clone(loaded.snapshot))
         });
         timed("load", load).await
     }
 
-    /// The newest snapshot, made from `base` by what changed since; from everything, when that is no longer known.
-    pub(crate) async fn advance(&self, base: &Snapshot) -> Result<Snapshot, StoreError> {
+    /// What is loaded before anything is answered.
+    pub(crate) async fn load(&self, options: LoadOptions) -> Result<Loaded, StoreError> {
+        let load = retry(|| async {
+            let transaction = self.begin_snapshot().await?;
+            let loaded = begin(&transaction, options).await?;
+            transaction.commit().await?;
+            Ok(loaded)
+        });
+        timed("load", load).await
+    }
+
+    /// The newest configuration, made from `base` by what changed since, and by what else is to be read. When it is no longer
+    /// known what changed, loading begins anew.
+    pub(crate) async fn advance(
+        &self,
+        base: &Loaded,
+        read: Read<'_>,
+        options: LoadOptions,
+    ) -> Result<Loaded, StoreError> {
         let follow = retry(|| async {
             let transaction = self.begin_snapshot().await?;
-            let next = advance_in(&transaction, base).await?;
+            let loaded = advance_in(&transaction, base, options).await?;
+            let loaded = match read {
+                Read::Changes => loaded,
+                Read::Next => load_next(&transaction, loaded, options).await?,
+                Read::Needed(needed) => load_needed(&transaction, loaded, needed, options).await?,
+            };
             transaction.commit().await?;
-            Ok(next)
+            Ok(loaded)
         });
         timed("follow", follow).await
     }
 }
 
-async fn advance_in(db: &impl ConnectionTrait, base: &Snapshot) -> Result<Snapshot, StoreError> {
+async fn advance_in(db: &impl ConnectionTrait, base: &Loaded, options: LoadOptions) -> Result<Loaded, StoreError> {
     use configuration_change::{Column, Entity};
     let revision = read_revision(db).await?;
-    let behind = revision - base.revision();
+    let snapshot = &base.snapshot;
+    let behind = revision - snapshot.revision();
     if behind == 0 {
         return Ok(base.clone());
     }
     if behind > 0 {
-        let rows = Entity::find().filter(Column::Revision.gt(base.revision())).all(db).await?;
+        let rows = Entity::find().filter(Column::Revision.gt(snapshot.revision())).all(db).await?;
         let revisions: HashSet<i64> = rows.iter().map(|row| row.revision).collect();
         let changed: Option<BTreeSet<Changed>> = rows.iter().map(|row| Changed::parse(&row.kind, &row.key)).collect();
         if let Some(changed) = changed.filter(|_| i64::try_from(revisions.len()) == Ok(behind)) {
-            let changes = changes_of(db, changed, base).await?;
-            return Ok(base.with(revision, changes));
+            let changes = changes_of(db, changed, snapshot).await?;
+            return Ok(Loaded { snapshot: Arc::new(snapshot.with(revision, changes)), rest: base.rest.clone() });
         }
     }
-    tracing::warn!(from = base.revision(), to = revision, "the change feed has a gap: loading all configuration");
-    load_all(db).await
+    tracing::warn!(from = snapshot.revision(), to = revision, "the change feed has a gap: loading all configuration");
+    begin(db, options).await
 }
 
-async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
+/// Everything when there is little of it, and otherwise all but service accounts and trusts.
+async fn begin(db: &impl ConnectionTrait, options: LoadOptions) -> Result<Loaded, StoreError> {
+    let loaded = load_base(db).await?;
+    let trusts = trust::Entity::find().order_by_asc(trust::Column::Id);
+    let accounts = service_account::Entity::find().order_by_asc(service_account::Column::Id);
+    if more_than(db, options.at_once, trusts, trust::Column::Id).await?
+        || more_than(db, options.at_once, accounts, service_account::Column::Id).await?
+    {
+        tracing::info!("there are many trusts: they are loaded in the background");
+        return Ok(loaded);
+    }
+    load_rest(db, loaded, LoadOptions { chunk: CHUNK as u64, ..options }).await
+}
+
+/// Whether there are more rows than so many, in the order of an index, without counting them all.
+async fn more_than<E: EntityTrait>(
+    db: &impl ConnectionTrait,
+    limit: u64,
+    rows: Select<E>,
+    id: E::Column,
+) -> Result<bool, StoreError> {
+    let one_more: Option<Uuid> = rows.select_only().column(id).offset(limit).limit(1).into_tuple().one(db).await?;
+    Ok(one_more.is_some())
+}
+
+/// All but service accounts and trusts.
+async fn load_base(db: &impl ConnectionTrait) -> Result<Loaded, StoreError> {
+    let began = Instant::now();
     let revision = read_revision(db).await?;
     let mut changes = Vec::new();
     for value in organization::Entity::find().all(db).await?.into_iter().filter_map(|row| readable(row.read())) {
@@ -94,36 +252,125 @@ async fn load_all(db: &impl ConnectionTrait) -> Result<Snapshot, StoreError> {
     let mut snapshot = Snapshot::default().with(revision, changes);
     // These may be many: a part at a time.
     let mut after = None;
-    while let Some(rows) = next_chunk::<service_account::Entity>(db, service_account::Column::Id, after).await? {
-        after = rows.last().map(|row| row.id);
-        let values = rows.into_iter().filter_map(|row| readable(row.read()));
-        snapshot = snapshot.with(revision, values.map(|v| Change::ServiceAccount(v.id, Some(Arc::new(v)))));
-    }
-    let mut after = None;
-    while let Some(rows) = next_chunk::<provider::Entity>(db, provider::Column::Id, after).await? {
+    while let Some(rows) = next_chunk::<provider::Entity>(db, provider::Column::Id, after, CHUNK as u64).await? {
         after = rows.last().map(|row| row.id);
         let values = rows.into_iter().filter_map(|row| readable(row.read()));
         snapshot = snapshot.with(revision, values.map(|v| Change::Provider(v.id, Some(Arc::new(v)))));
     }
     let statuses = subject_status::Entity::find().all(db).await?;
     snapshot = snapshot.with(revision, statuses.into_iter().map(|row| Change::Subject(Arc::new(row.read()))));
-    let mut after = None;
-    while let Some(rows) = next_chunk::<trust::Entity>(db, trust::Column::Id, after).await? {
-        after = rows.last().map(|row| row.id);
-        let compiled: Vec<_> =
-            rows.into_iter().filter_map(|row| compile(row, |id| snapshot.provider(id).cloned())).collect();
-        snapshot =
-            snapshot.with(revision, compiled.into_iter().map(|t| Change::Trust(t.trust().id, Some(Arc::new(t)))));
+    let rest = Rest { began, next: Next::Account(None), scopes: imbl::HashSet::new() };
+    Ok(Loaded { snapshot: Arc::new(snapshot), rest: Some(rest) })
+}
+
+/// All that has yet to be read.
+async fn load_rest(db: &impl ConnectionTrait, mut loaded: Loaded, options: LoadOptions) -> Result<Loaded, StoreError> {
+    while loaded.rest.is_some() {
+        loaded = load_next(db, loaded, options).await?;
     }
-    Ok(snapshot)
+    Ok(loaded)
+}
+
+/// The next of what has yet to be read.
+async fn load_next(db: &impl ConnectionTrait, mut loaded: Loaded, options: LoadOptions) -> Result<Loaded, StoreError> {
+    let Some(rest) = &mut loaded.rest else { return Ok(loaded) };
+    match rest.next {
+        Next::Account(after) => {
+            use service_account::{Column, Entity};
+            let Some(rows) = next_chunk::<Entity>(db, Column::Id, after, options.chunk).await? else {
+                rest.next = Next::Trust(None);
+                return Ok(loaded);
+            };
+            rest.next = Next::Account(rows.last().map(|row| row.id));
+            loaded.add(rows.into_iter().filter_map(account).collect());
+        }
+        Next::Trust(after) => {
+            let Some(rows) = next_chunk::<trust::Entity>(db, trust::Column::Id, after, options.chunk).await? else {
+                loaded.rest = None;
+                return Ok(loaded);
+            };
+            rest.next = Next::Trust(rows.last().map(|row| row.id));
+            let changes = trusts(db, rows, &loaded.snapshot).await?;
+            loaded.add(changes);
+        }
+    }
+    Ok(loaded)
+}
+
+/// What is needed and not there.
+async fn load_needed(
+    db: &impl ConnectionTrait,
+    mut loaded: Loaded,
+    needed: &[Needed<'_>],
+    options: LoadOptions,
+) -> Result<Loaded, StoreError> {
+    use trust::{Column, Entity};
+    for needed in needed {
+        if loaded.holds(*needed) {
+            continue;
+        }
+        let changes = match needed {
+            Needed::ServiceAccount(id) => {
+                service_account::Entity::find_by_id(id.0).one(db).await?.and_then(account).into_iter().collect()
+            }
+            Needed::Trust(id) => trusts(db, Entity::find_by_id(id.0).all(db).await?, &loaded.snapshot).await?,
+            Needed::Client(name) => {
+                let rows = Entity::find().filter(Column::ClientName.eq(*name)).all(db).await?;
+                trusts(db, rows, &loaded.snapshot).await?
+            }
+            // The most specific of them wins: without all of them there is no telling which.
+            Needed::TrustsOf(scope) => {
+                let rows = Entity::find().filter(Column::Scope.eq(scope.key())).order_by_asc(Column::CreatedAt);
+                if more_than(db, options.of_scope, rows.clone(), Column::Id).await? {
+                    return Err(StoreError::Loading);
+                }
+                trusts(db, rows.all(db).await?, &loaded.snapshot).await?
+            }
+        };
+        loaded.add(changes);
+        if let (Needed::TrustsOf(scope), Some(rest)) = (needed, &mut loaded.rest) {
+            rest.scopes.insert(Scope::clone(scope));
+        }
+    }
+    Ok(loaded)
+}
+
+fn account(row: service_account::Model) -> Option<Change> {
+    readable(row.read()).map(|account| Change::ServiceAccount(account.id, Some(Arc::new(account))))
+}
+
+/// These trusts, and those of their service accounts that `snapshot` does not hold.
+async fn trusts(
+    db: &impl ConnectionTrait,
+    rows: Vec<trust::Model>,
+    snapshot: &Snapshot,
+) -> Result<Vec<Change>, StoreError> {
+    let compiled: Vec<_> =
+        rows.into_iter().filter_map(|row| compile(row, |id| snapshot.provider(id).cloned())).collect();
+    let mut changes = accounts_of(db, &compiled, |id| snapshot.service_account(id).is_some()).await?;
+    changes.extend(compiled.into_iter().map(|trust| Change::Trust(trust.trust().id, Some(Arc::new(trust)))));
+    Ok(changes)
+}
+
+/// The service accounts of these trusts, but for those that are known.
+async fn accounts_of(
+    db: &impl ConnectionTrait,
+    trusts: &[CompiledTrust],
+    known: impl Fn(ServiceAccountId) -> bool,
+) -> Result<Vec<Change>, StoreError> {
+    let needed: BTreeSet<_> =
+        trusts.iter().map(|trust| trust.trust().service_account).filter(|id| !known(*id)).map(|id| id.0).collect();
+    let found = by_key::<service_account::Entity, _, _>(db, service_account::Column::Id, needed, |row| row.id).await?;
+    Ok(found.into_values().filter_map(account).collect())
 }
 
 async fn next_chunk<E: EntityTrait>(
     db: &impl ConnectionTrait,
     id: E::Column,
     after: Option<Uuid>,
+    chunk: u64,
 ) -> Result<Option<Vec<E::Model>>, StoreError> {
-    let mut select = E::find().order_by_asc(id).limit(CHUNK as u64);
+    let mut select = E::find().order_by_asc(id).limit(chunk);
     if let Some(after) = after {
         select = select.filter(id.gt(after));
     }
@@ -180,6 +427,7 @@ pub(crate) async fn changes_of(
         |row| row.id,
     )
     .await?;
+    let accounts: HashSet<ServiceAccountId> = named.accounts.iter().copied().collect();
     for id in named.accounts {
         let value = found.remove(&id.0).and_then(|row| readable(row.read()));
         changes.push(Change::ServiceAccount(id, value.map(Arc::new)));
@@ -222,11 +470,18 @@ pub(crate) async fn changes_of(
     }
     let mut found =
         by_key::<trust::Entity, _, _>(db, trust::Column::Id, named.trusts.iter().map(|id| id.0), |row| row.id).await?;
+    let mut compiled = Vec::with_capacity(found.len());
     for id in named.trusts {
         let provider_of = |id| providers.get(&id).or_else(|| base.provider(id)).cloned();
-        let value = found.remove(&id.0).and_then(|row| compile(row, provider_of));
-        changes.push(Change::Trust(id, value.map(Arc::new)));
+        match found.remove(&id.0).and_then(|row| compile(row, provider_of)) {
+            Some(trust) => compiled.push(trust),
+            None => changes.push(Change::Trust(id, None)),
+        }
     }
+    // While not all is loaded, a trust that changed may be the first to need its service account.
+    let known = |id| accounts.contains(&id) || base.service_account(id).is_some();
+    changes.extend(accounts_of(db, &compiled, known).await?);
+    changes.extend(compiled.into_iter().map(|trust| Change::Trust(trust.trust().id, Some(Arc::new(trust)))));
     Ok(changes)
 }
 

@@ -28,8 +28,8 @@ use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sallyport_store::{
     AuditEntry, BindingOrder, BindingOrderField, Configuration, Constraint, Event, EventFilter, ExchangeFilter, KeyRow,
-    MutateError, PageRequest, RecordError, Recorded, Recorder, RecorderOptions, Schema, Store, StoreError,
-    StoreOptions, Write, binding_fingerprint,
+    LoadOptions, MutateError, Needed, PageRequest, RecordError, Recorded, Recorder, RecorderOptions, Schema, Store,
+    StoreError, StoreOptions, Write, binding_fingerprint,
 };
 use sallyport_testkit::Postgres;
 use sea_orm::{
@@ -200,6 +200,12 @@ conformance! {
     what_is_durable_is_told_and_nobody_waits_for_the_listener,
     what_a_newer_version_wrote_is_left_out,
     changes_of_a_kind_from_a_newer_version_are_caught_up_with,
+    few_trusts_are_loaded_at_once,
+    while_loading_what_is_needed_is_found_and_all_else_refused,
+    what_changes_while_loading_is_followed,
+    what_goes_in_the_middle_of_loading_does_not_come_back,
+    the_trusts_of_a_large_scope_are_waited_for,
+    a_gap_in_the_feed_begins_loading_anew,
 }
 
 fn now() -> Timestamp {
@@ -1849,6 +1855,268 @@ async fn changes_of_a_kind_from_a_newer_version_are_caught_up_with(db: Db) {
     assert_eq!(write(&configuration, vec![put_trust(&trust)]).await.revision(), 3);
 }
 
+/// For this many trusts and more, loading takes its time.
+const MANY: LoadOptions = LoadOptions { at_once: 0, of_scope: 100, chunk: 2 };
+
+/// Another replica, which has loaded what it must to answer anything; the rest once it follows.
+async fn loading(db: &Db, options: LoadOptions) -> Arc<Configuration> {
+    Configuration::open(db.replica().await, options).await.unwrap()
+}
+
+/// What a request sees that names these, on a replica that nothing else keeps confirmed.
+async fn seen(configuration: &Configuration, needed: &[Needed<'_>]) -> Result<Arc<Snapshot>, StoreError> {
+    configuration.refresh_with(&[]).await.unwrap();
+    configuration.current_with(needed).await
+}
+
+async fn loaded(configuration: &Arc<Configuration>) -> Arc<Snapshot> {
+    configuration.follow();
+    let whole = async {
+        loop {
+            if let Ok(snapshot) = configuration.current() {
+                return snapshot;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), whole).await.expect("loading does not end")
+}
+
+async fn few_trusts_are_loaded_at_once(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    let one = LoadOptions { at_once: 1, ..MANY };
+    assert!(loading(&db, one).await.current().unwrap().candidate(trust.id).unwrap().account.is_some());
+    // Of service accounts there may be many as well.
+    let other = an_account(space());
+    write(&configuration, vec![Write::PutServiceAccount(other.clone())]).await;
+    assert!(loading(&db, one).await.current().is_err());
+    write(&configuration, vec![Write::DeleteServiceAccount(other.id), put_trust(&a_trust(&provider, &account))]).await;
+    assert!(loading(&db, one).await.current().is_err());
+    let two = LoadOptions { at_once: 2, ..MANY };
+    assert!(loading(&db, two).await.current().is_ok());
+}
+
+async fn while_loading_what_is_needed_is_found_and_all_else_refused(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, trust) = furnished(&configuration).await;
+    let token = ApiToken {
+        id: ApiTokenId(fresh()),
+        scope: space(),
+        name: "token".into(),
+        description: None,
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer)],
+        secret_hash: random_hash(),
+        created_at: now(),
+        created_by: String::new(),
+    };
+    write(&configuration, vec![Write::PutApiToken(token.clone())]).await;
+
+    let there = loading(&db, MANY).await;
+    let bare = seen(&there, &[]).await.unwrap();
+    assert!(
+        bare.trust(trust.id).is_none() && bare.service_account(account.id).is_none(),
+        "nothing is proven otherwise"
+    );
+    assert_eq!(bare.api_token_by_hash(&token.secret_hash).unwrap().id, token.id);
+    assert!(there.is_confirmed() && there.current().is_err());
+    assert!(there.current().is_err());
+    assert_eq!(there.refresh().await.unwrap_err(), StoreError::Loading);
+    assert!(StoreError::Loading.is_transient());
+    let refused = try_write(&there, vec![Write::DeleteTrust(trust.id)]).await;
+    assert_eq!(refused.unwrap_err(), MutateError::Unavailable(StoreError::Loading));
+
+    let scope = space();
+    for (needed, is_trust) in [
+        (Needed::Client(&trust.client_name), true),
+        (Needed::Trust(trust.id), true),
+        (Needed::TrustsOf(&scope), true),
+        (Needed::ServiceAccount(account.id), false),
+    ] {
+        let there = loading(&db, MANY).await;
+        let snapshot = seen(&there, &[needed]).await.unwrap();
+        assert_eq!(**snapshot.service_account(account.id).unwrap(), account, "{needed:?}");
+        let candidate = snapshot.candidate_by_client(&trust.client_name);
+        assert_eq!(candidate.is_some_and(|c| c.account.is_some()), is_trust, "{needed:?}");
+        assert_eq!(snapshot.candidates(&scope, provider.issuer.key()).len(), usize::from(is_trust), "{needed:?}");
+        assert!(there.current().is_err(), "that is not all");
+    }
+    let nowhere = Scope::Space(SpaceId::parse("nowhere").unwrap());
+    let unknown = [
+        Needed::Client("nobody"),
+        Needed::Trust(TrustId(fresh())),
+        Needed::TrustsOf(&nowhere),
+        Needed::ServiceAccount(ServiceAccountId(fresh())),
+    ];
+    assert!(seen(&there, &unknown).await.unwrap().candidate_by_client("nobody").is_none());
+
+    // A plan that says what it needs can be carried out.
+    let revoked = CredentialId(fresh());
+    let plan = |snapshot: &Snapshot| {
+        assert!(snapshot.candidate(trust.id).unwrap().account.is_some());
+        Ok::<_, ()>((vec![Write::RevokeCredential { id: revoked, until: now() }], ()))
+    };
+    there.mutate_with(&[Needed::Trust(trust.id)], plan).await.unwrap();
+    let snapshot = seen(&there, &[]).await.unwrap();
+    assert!(snapshot.is_revoked(revoked) && snapshot.trust(trust.id).is_some());
+
+    let whole = loaded(&there).await;
+    let tell = |snapshot: &Snapshot| told(snapshot, &[trust.id], &[account.id], &[provider.id]);
+    assert_eq!(tell(&whole), tell(&db.store.load_snapshot().await.unwrap()));
+    assert!(there.refresh().await.is_ok() && there.current().is_ok());
+    write(&there, vec![Write::DeleteTrust(trust.id)]).await;
+}
+
+async fn what_changes_while_loading_is_followed(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, deleted) = furnished(&configuration).await;
+    let (disabled, warm) = (a_trust(&provider, &account), a_trust(&provider, &account));
+    let unused = an_account(space());
+    let writes = vec![put_trust(&disabled), put_trust(&warm), Write::PutServiceAccount(unused.clone())];
+    write(&configuration, writes).await;
+    let there = loading(&db, MANY).await;
+    assert!(seen(&there, &[Needed::Trust(warm.id)]).await.unwrap().trust(warm.id).is_some());
+
+    let made = a_trust(&provider, &unused);
+    let ended = ServiceAccount { disabled: true, ..account.clone() };
+    let writes = vec![
+        Write::DeleteTrust(deleted.id),
+        Write::DeleteTrust(warm.id),
+        put_trust(&Trust { disabled: true, ..disabled.clone() }),
+        put_trust(&made),
+        Write::PutServiceAccount(ended.clone()),
+    ];
+    write(&configuration, writes).await;
+    let bare = there.refresh_with(&[]).await.unwrap();
+    assert!(bare.candidate(made.id).unwrap().account.is_some(), "what is not loaded was taken for gone");
+    let check = |snapshot: &Snapshot| {
+        assert!(snapshot.trust(deleted.id).is_none() && snapshot.candidate_by_client(&deleted.client_name).is_none());
+        assert!(snapshot.trust(warm.id).is_none());
+        assert!(snapshot.trust(disabled.id).unwrap().trust().disabled);
+        assert_eq!(**snapshot.service_account(account.id).unwrap(), ended);
+    };
+    let all = [deleted.id, warm.id, disabled.id, made.id].map(Needed::Trust);
+    check(&*seen(&there, &all).await.unwrap());
+    assert!(there.current().is_err());
+
+    // A provider that is changed takes its trusts along, loaded or not.
+    let there = loading(&db, MANY).await;
+    let moved = Provider { issuer: IssuerUri::stored("https://moved.example"), version: 2, ..provider.clone() };
+    write(&configuration, vec![Write::PutProvider(moved.clone())]).await;
+    let snapshot = seen(&there, &[Needed::TrustsOf(&space())]).await.unwrap();
+    assert_eq!(snapshot.candidates(&space(), moved.issuer.key()).len(), 2);
+    check(&*snapshot);
+    let whole = loaded(&there).await;
+    check(&*whole);
+    let tell = |snapshot: &Snapshot| {
+        let accounts = [account.id, unused.id];
+        told(snapshot, &[deleted.id, warm.id, disabled.id, made.id], &accounts, &[provider.id])
+    };
+    assert_eq!(tell(&whole), tell(&db.store.load_snapshot().await.unwrap()));
+}
+
+async fn what_goes_in_the_middle_of_loading_does_not_come_back(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, _) = furnished(&configuration).await;
+    let many: Vec<Trust> = (0..60).map(|_| a_trust(&provider, &account)).collect();
+    write(&configuration, many.iter().map(put_trust).collect()).await;
+    let changing = tokio::spawn({
+        let many = many.clone();
+        async move {
+            for (number, trust) in many.iter().enumerate() {
+                let disabled = put_trust(&Trust { disabled: true, ..trust.clone() });
+                let change = if number % 2 == 0 { Write::DeleteTrust(trust.id) } else { disabled };
+                write(&configuration, vec![change]).await;
+            }
+        }
+    });
+    // Meanwhile they are loaded again and again: asked for one by one, as those of a scope, and by and by.
+    let store = db.replica().await;
+    let mut replicas = Vec::new();
+    while !changing.is_finished() || replicas.is_empty() {
+        let options = LoadOptions { chunk: 40, ..MANY };
+        let there = Configuration::open(store.clone(), options).await.unwrap();
+        match replicas.len() % 3 {
+            0 => drop(there.refresh_with(&[Needed::TrustsOf(&space())]).await.unwrap()),
+            1 => {
+                let each: Vec<_> = many.iter().map(|trust| Needed::Client(&trust.client_name)).collect();
+                there.refresh_with(&each).await.unwrap();
+            }
+            _ => drop(loaded(&there).await),
+        }
+        replicas.push(there);
+    }
+    changing.await.unwrap();
+    let ids: Vec<TrustId> = many.iter().map(|trust| trust.id).collect();
+    let tell = |snapshot: &Snapshot| told(snapshot, &ids, &[account.id], &[provider.id]);
+    let now = tell(&db.store.load_snapshot().await.unwrap());
+    for there in replicas {
+        loaded(&there).await;
+        let whole = there.refresh().await.unwrap();
+        for (number, trust) in many.iter().enumerate() {
+            let found = whole.trust(trust.id).map(|found| found.trust().disabled);
+            assert_eq!(found, (number % 2 == 1).then_some(true), "{number}");
+        }
+        assert_eq!(tell(&whole), now);
+    }
+}
+
+async fn the_trusts_of_a_large_scope_are_waited_for(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, first) = furnished(&configuration).await;
+    let second = a_trust(&provider, &account);
+    write(&configuration, vec![put_trust(&second)]).await;
+    let needed = space();
+    let needed = [Needed::TrustsOf(&needed)];
+    let there = loading(&db, LoadOptions { of_scope: 1, ..MANY }).await;
+    // Even if one of them is there: another may be more specific.
+    seen(&there, &[Needed::Trust(first.id)]).await.unwrap();
+    assert_eq!(seen(&there, &needed).await.unwrap_err(), StoreError::Loading);
+    assert!(seen(&there, &[Needed::Client(&second.client_name)]).await.unwrap().trust(second.id).is_some());
+    loaded(&there).await;
+    let snapshot = there.current_with(&needed).await.unwrap();
+    assert_eq!(snapshot.candidates(&space(), provider.issuer.key()).len(), 2);
+
+    let there = loading(&db, LoadOptions { of_scope: 2, ..MANY }).await;
+    let snapshot = seen(&there, &needed).await.unwrap();
+    assert_eq!(snapshot.candidates(&space(), provider.issuer.key()).len(), 2);
+    // One that comes later is known without a further look, however many there are now.
+    write(&configuration, vec![put_trust(&a_trust(&provider, &account))]).await;
+    let snapshot = seen(&there, &needed).await.unwrap();
+    assert_eq!(snapshot.candidates(&space(), provider.issuer.key()).len(), 3);
+    assert!(there.current().is_err());
+}
+
+async fn a_gap_in_the_feed_begins_loading_anew(db: Db) {
+    let configuration = db.configuration().await;
+    let (provider, account, gone) = furnished(&configuration).await;
+    let kept = a_trust(&provider, &account);
+    write(&configuration, vec![put_trust(&kept)]).await;
+    let scope = space();
+    let there = loading(&db, MANY).await;
+    let before = loaded(&loading(&db, MANY).await).await;
+    let followed = loading(&db, MANY).await;
+    loaded(&followed).await;
+    followed.close();
+    assert_eq!(seen(&there, &[Needed::TrustsOf(&scope)]).await.unwrap().trust_count(), 2);
+
+    let made = a_trust(&provider, &account);
+    write(&configuration, vec![Write::DeleteTrust(gone.id), put_trust(&made)]).await;
+    db.sql("DELETE FROM configuration_changes").await;
+    let snapshot = seen(&there, &[Needed::Trust(gone.id)]).await.unwrap();
+    assert_eq!((snapshot.revision(), snapshot.trust_count()), (before.revision() + 1, 0));
+    let snapshot = seen(&there, &[Needed::TrustsOf(&scope)]).await.unwrap();
+    assert_eq!(snapshot.candidates(&scope, provider.issuer.key()).len(), 2);
+    assert!(snapshot.trust(made.id).is_some() && snapshot.trust(gone.id).is_none());
+    // As well where everything was loaded: from then on it is not.
+    assert_eq!(followed.refresh().await.unwrap_err(), StoreError::Loading);
+    assert!(followed.current().is_err());
+    assert!(seen(&followed, &[Needed::Trust(kept.id)]).await.unwrap().trust(kept.id).is_some());
+    let whole = loaded(&there).await;
+    let tell = |snapshot: &Snapshot| told(snapshot, &[gone.id, kept.id, made.id], &[account.id], &[provider.id]);
+    assert_eq!(tell(&whole), tell(&db.store.load_snapshot().await.unwrap()));
+}
+
 async fn migrations_up_down_up(db: Db) {
     let configuration = db.configuration().await;
     furnished(&configuration).await;
@@ -1943,8 +2211,11 @@ async fn a_dead_postgres_is_unavailable_at_once_and_comes_back() {
     let database = server.create_random_database("store").unwrap();
     let db = Db::open(server.url(&database), None).await;
     let configuration = db.configuration().await;
+    furnished(&configuration).await;
+    let loading = loading(&db, MANY).await;
     let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
     server.stop_immediately().unwrap();
+    loading.follow();
     let began = std::time::Instant::now();
     assert!(db.store.ping().await.unwrap_err().is_transient());
     assert!(configuration.refresh().await.unwrap_err().is_transient());
@@ -1963,4 +2234,6 @@ async fn a_dead_postgres_is_unavailable_at_once_and_comes_back() {
     while configuration.refresh().await.is_err() {}
     assert!(configuration.current().is_ok());
     while recorder.record(a_refusal(space(), None), 0).await.is_err() {}
+    // What was being loaded is loaded after all.
+    loaded(&loading).await;
 }

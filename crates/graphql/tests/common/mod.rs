@@ -118,6 +118,25 @@ impl World {
         Self { services, issuer, github, api, _folder: folder }
     }
 
+    /// The parts of another replica on the same database, with this configuration.
+    pub(crate) fn replica(&self, configuration: Arc<Configuration>) -> Arc<Services> {
+        let here = &self.services;
+        let recorder = Recorder::start(here.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+        Arc::new(Services {
+            installation: here.installation.clone(),
+            configuration,
+            store: here.store.clone(),
+            recorder,
+            verifier: Arc::clone(&here.verifier),
+            keys: ArcSwap::new(here.keys.load_full()),
+            clock: Arc::clone(&here.clock),
+            entropy: Arc::clone(&here.entropy),
+            trusted_proxies: TrustedProxies::default(),
+            limits: Limits::new(0, 0, 0),
+            overload: Overload::default(),
+        })
+    }
+
     /// Sends any request; the answer as it comes.
     pub(crate) async fn raw(&self, request: Request<Body>) -> axum::response::Response {
         self.api.clone().oneshot(request).await.unwrap()
