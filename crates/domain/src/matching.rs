@@ -365,20 +365,33 @@ pub fn choose<'c>(
     meant.sort_by_cached_key(|c| c.rank());
     let (plausible, others): (Vec<&Candidate>, Vec<&Candidate>) =
         meant.into_iter().partition(|c| c.trust.mappings().iter().all(|m| m.matches(&identity.claims)));
-    let mut refused: Vec<(&Candidate, Evaluation)> = Vec::new();
+    let mut refused: Option<(&Candidate, Evaluation)> = None;
     for candidate in plausible {
         let evaluation = candidate.evaluate(identity, at);
         if evaluation.matched() {
             return Some((candidate, evaluation));
         }
-        refused.push((candidate, evaluation));
+        refused = closer(refused, (candidate, evaluation));
     }
     // What is explained is the trust that came closest: of those that mean the subject, if there are any.
-    refused.extend(others.into_iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))));
-    if refused.is_empty() {
-        refused.extend(strangers.into_iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at))));
+    for candidate in others.into_iter().take(EXPLAINED) {
+        refused = closer(refused, (candidate, candidate.evaluate(identity, at)));
     }
-    refused.into_iter().min_by_key(|(_, evaluation)| evaluation.failures())
+    refused.or_else(|| {
+        let evaluated = strangers.into_iter().take(EXPLAINED).map(|c| (c, c.evaluate(identity, at)));
+        evaluated.fold(None, closer)
+    })
+}
+
+/// The one that failed fewer checks; the first of equals.
+fn closer<'c>(
+    best: Option<(&'c Candidate, Evaluation)>,
+    other: (&'c Candidate, Evaluation),
+) -> Option<(&'c Candidate, Evaluation)> {
+    match best {
+        Some(best) if best.1.failures() <= other.1.failures() => Some(best),
+        _ => Some(other),
+    }
 }
 
 #[cfg(test)]

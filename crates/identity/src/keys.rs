@@ -668,7 +668,9 @@ impl KeyCache {
             return entry;
         }
         versions.retain(|(version, _)| version.number >= provider.version);
-        versions.truncate(VERSIONS_MAX - 1);
+        if versions.len() >= VERSIONS_MAX {
+            versions.remove(0);
+        }
         let entry = Arc::new(Entry {
             keys: ArcSwapOption::empty(),
             state: Mutex::new(EntryState {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
 use sallyport_domain::snapshot::{Change, Snapshot};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -36,6 +36,8 @@ const FORGET: Duration = Duration::from_secs(300);
 /// How long after its end a revocation, or the use of a one-time token, is kept, in seconds. What has ended by one replica's
 /// clock may be good by another's, or by the same one once it is set right.
 pub const KEPT_AFTER_END: i64 = 3_600;
+/// How many read what they need at a time while not all is loaded: each a moment, and loading waits for them.
+const READING: usize = 32;
 /// How often a plan that was overtaken is made again.
 const PLANS: u32 = 16;
 
@@ -54,6 +56,8 @@ pub struct Configuration {
     confirmed: AtomicU64,
     /// Held while `current` is brought up to date.
     catching_up: Mutex<()>,
+    /// Places for those who need something that is not loaded yet.
+    reading: Semaphore,
     /// Held while a mutation plans and commits: those of one process do not overtake each other.
     mutating: Mutex<()>,
     wake: Arc<Notify>,
@@ -93,6 +97,7 @@ impl Configuration {
             origin,
             confirmed: AtomicU64::new(0),
             catching_up: Mutex::new(()),
+            reading: Semaphore::new(READING),
             mutating: Mutex::new(()),
             wake: Arc::new(Notify::new()),
             poller: std::sync::OnceLock::new(),
@@ -134,10 +139,24 @@ impl Configuration {
         }
     }
 
+    /// Catches up, and reads what is needed. While not all is loaded, a few do so at a time and the others are refused: what
+    /// strangers ask for must hold up neither loading nor those whose configuration is there.
+    async fn catch_up_with(&self, needed: &[Needed<'_>]) -> Result<Loaded, StoreError> {
+        let _place = match self.current.load().rest {
+            Some(_) => Some(self.reading.try_acquire().map_err(|_| StoreError::Loading)?),
+            None => None,
+        };
+        let loaded = self.catch_up(Read::Needed(needed)).await?;
+        if loaded.must_wait(needed) { Err(StoreError::Loading) } else { Ok(loaded) }
+    }
+
     /// `None`: not all that is to be read is there.
     fn current_with_at(&self, now: Instant, read: Read<'_>) -> Result<Option<Arc<Snapshot>>, Stale> {
         let loaded = vouched(now, || self.confirmed_at(), || self.current.load())?;
-        Ok(loaded.has(read).then(|| Arc::clone(&loaded.snapshot)))
+        match read {
+            Read::Needed(needed) if loaded.must_wait(needed) => Err(Stale),
+            read => Ok(loaded.has(read).then(|| Arc::clone(&loaded.snapshot))),
+        }
     }
 
     /// Whether there is a configuration to decide by, of which something may not be loaded yet.
@@ -158,7 +177,7 @@ impl Configuration {
     /// # Errors
     /// As [`Self::current_with`].
     pub async fn refresh_with(&self, needed: &[Needed<'_>]) -> Result<Arc<Snapshot>, StoreError> {
-        Ok(self.catch_up(Read::Needed(needed)).await?.snapshot)
+        Ok(self.catch_up_with(needed).await?.snapshot)
     }
 
     /// Catches up, and reads what is to be read besides. One at a time, and everything in one state of the database: what is
@@ -235,7 +254,10 @@ impl Configuration {
     ) -> Result<(T, Loaded), MutateError<E>> {
         let _turn = self.mutating.lock().await;
         for _ in 0..PLANS {
-            let base = self.catch_up(needed.map_or(Read::Changes, Read::Needed)).await?;
+            let base = match needed {
+                Some(needed) => self.catch_up_with(needed).await?,
+                None => self.catch_up(Read::Changes).await?,
+            };
             if needed.is_none() && base.rest.is_some() {
                 return Err(MutateError::Unavailable(StoreError::Loading));
             }

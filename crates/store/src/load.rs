@@ -78,6 +78,8 @@ pub(crate) struct Rest {
     next: Next,
     /// The scopes of which every trust is there already.
     scopes: imbl::HashSet<Scope>,
+    /// The scopes that have too many trusts to read them for one exchange.
+    large: imbl::HashSet<Scope>,
 }
 
 /// Where to go on: after this primary key. Service accounts come before the trusts that rest on them.
@@ -107,6 +109,12 @@ impl Loaded {
         if self.rest.is_none() { Ok(self.snapshot) } else { Err(StoreError::Loading) }
     }
 
+    /// Whether something needed is waited for, rather than read.
+    pub(crate) fn must_wait(&self, needed: &[Needed<'_>]) -> bool {
+        let Some(rest) = &self.rest else { return false };
+        needed.iter().any(|needed| matches!(needed, Needed::TrustsOf(scope) if rest.large.contains(*scope)))
+    }
+
     /// Whether there is nothing left to read.
     pub(crate) fn has(&self, read: Read<'_>) -> bool {
         match read {
@@ -122,7 +130,9 @@ impl Loaded {
         match needed {
             Needed::Client(name) => self.snapshot.candidate_by_client(name).is_some(),
             Needed::Trust(id) => self.snapshot.trust(id).is_some(),
-            Needed::TrustsOf(scope) => rest.scopes.contains(scope) || !self.snapshot.has_scope(scope),
+            Needed::TrustsOf(scope) => {
+                rest.scopes.contains(scope) || rest.large.contains(scope) || !self.snapshot.has_scope(scope)
+            }
             Needed::ServiceAccount(id) => self.snapshot.service_account(id).is_some(),
         }
     }
@@ -218,7 +228,7 @@ async fn begin(db: &impl ConnectionTrait, options: LoadOptions) -> Result<Loaded
     load_rest(db, loaded, LoadOptions { chunk: CHUNK as u64, ..options }).await
 }
 
-/// Whether there are more rows than so many, in the order of an index, without counting them all.
+/// Whether there are more rows than so many, without counting them all.
 async fn more_than<E: EntityTrait>(
     db: &impl ConnectionTrait,
     limit: u64,
@@ -259,7 +269,7 @@ async fn load_base(db: &impl ConnectionTrait) -> Result<Loaded, StoreError> {
     }
     let statuses = subject_status::Entity::find().all(db).await?;
     snapshot = snapshot.with(revision, statuses.into_iter().map(|row| Change::Subject(Arc::new(row.read()))));
-    let rest = Rest { began, next: Next::Account(None), scopes: imbl::HashSet::new() };
+    let rest = Rest { began, next: Next::Account(None), scopes: imbl::HashSet::new(), large: imbl::HashSet::new() };
     Ok(Loaded { snapshot: Arc::new(snapshot), rest: Some(rest) })
 }
 
@@ -320,9 +330,11 @@ async fn load_needed(
             }
             // The most specific of them wins: without all of them there is no telling which.
             Needed::TrustsOf(scope) => {
-                let rows = Entity::find().filter(Column::Scope.eq(scope.key())).order_by_asc(Column::CreatedAt);
+                let rows = Entity::find().filter(Column::Scope.eq(scope.key()));
                 if more_than(db, options.of_scope, rows.clone(), Column::Id).await? {
-                    return Err(StoreError::Loading);
+                    // Remembered, so that it is not found out again for each exchange.
+                    loaded.rest.as_mut().map(|rest| rest.large.insert(Scope::clone(scope)));
+                    continue;
                 }
                 trusts(db, rows.all(db).await?, &loaded.snapshot).await?
             }

@@ -10,11 +10,12 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
     Statement,
 };
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::entity::{audit_entry, exchange, replay_use, revoked_credential, subject_status, trust, trust_usage};
 use crate::error::StoreError;
-use crate::store::{Store, retry};
+use crate::store::{PING, Store, retry};
 
 impl Store {
     /// What time it is for whoever forgets by it: the earlier of `own`, this machine's clock, and the database's. A replica whose
@@ -24,10 +25,14 @@ impl Store {
     /// The database.
     pub async fn time_to_forget_by(&self, own: Timestamp) -> Result<Timestamp, StoreError> {
         const NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM now()) * 1000000 AS BIGINT)";
-        if self.reader().get_database_backend() == DbBackend::Sqlite {
+        // Whoever follows the change feed asks: not behind listings, and not for long.
+        let feed = self.feed();
+        if feed.get_database_backend() == DbBackend::Sqlite {
             return Ok(own);
         }
-        let row = self.reader().query_one_raw(Statement::from_string(DbBackend::Postgres, NOW)).await?;
+        let row = timeout(PING, feed.query_one_raw(Statement::from_string(DbBackend::Postgres, NOW)))
+            .await
+            .map_err(|_| StoreError::timed_out("reading the database's clock"))??;
         let theirs = row.map(|row| row.try_get_by_index(0)).transpose()?.map(Timestamp::from_micros);
         Ok(theirs.map_or(own, |theirs| theirs.min(own)))
     }

@@ -36,7 +36,7 @@ const BUSY_SQLITE: Duration = Duration::from_secs(5);
 /// sat idle through one is replaced rather than handed to the first caller after it.
 const IDLE_UNTESTED: Duration = Duration::from_secs(1);
 /// How long [`Store::ping`] and the reading of the revision may take.
-const PING: Duration = Duration::from_secs(2);
+pub(crate) const PING: Duration = Duration::from_secs(2);
 /// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
 const FEED_CONNECTIONS: u32 = 2;
 /// How long a PostgreSQL transaction may do nothing.
@@ -175,6 +175,10 @@ impl Store {
 
     pub(crate) fn reader(&self) -> &DatabaseConnection {
         &self.0.reader
+    }
+
+    pub(crate) fn feed(&self) -> &DatabaseConnection {
+        &self.0.feed
     }
 
     /// The revision of the configuration in the database.
