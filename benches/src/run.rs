@@ -424,8 +424,8 @@ impl Running<'_> {
     }
 
     async fn page(&mut self, variant: &Variant, pages: usize) -> Result<Row> {
-        const LIST: &str = "query($scope: String!, $after: String) {             listWIFAuthBindings(scopeMrn: $scope, first: 100, after: $after) { bindings {             mrn name scope roles expiration issuerUri subject mappings { key value } allowedAudiences createdAt createdBy             lastUsed clientId serviceAccountMrn disabled warnings } pageInfo { hasNextPage endCursor } } }";
-        const WALK: &str = "query($scope: String!, $after: String) {             listWIFAuthBindings(scopeMrn: $scope, first: 1000, after: $after) { pageInfo { endCursor } } }";
+        const LIST: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 100, after: $after) { bindings { mrn name scope roles expiration issuerUri subject mappings { key value } allowedAudiences createdAt createdBy lastUsed clientId serviceAccountMrn disabled warnings } pageInfo { hasNextPage endCursor } } }";
+        const WALK: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 1000, after: $after) { pageInfo { endCursor } } }";
         let address = self.address()?;
         let largest = self.world.estate.spaces.iter().enumerate().max_by_key(|(_, bindings)| **bindings);
         let scope = mrns().scope(&Builder::scope(largest.map_or(0, |(space, _)| space)));
@@ -471,7 +471,7 @@ impl Running<'_> {
     async fn check(&self) -> Result<(String, bool)> {
         const COUNT: &str =
             "query($scope: String!) { listExchanges(scopeMrn: $scope, granted: true, first: 1) { totalCount } }";
-        const FIND: &str = "query($scope: String!, $reference: String) {             listExchanges(scopeMrn: $scope, reference: $reference) { exchanges { granted credentialMrn } } }";
+        const FIND: &str = "query($scope: String!, $reference: String) { listExchanges(scopeMrn: $scope, reference: $reference) { exchanges { granted credentialMrn } } }";
         let (address, platform) = (self.address()?, mrns().scope(&sallyport_domain::scope::Scope::Platform));
         let counted = graphql(address, OWNER, COUNT, json!({ "scope": platform })).await?;
         let recorded = counted["listExchanges"]["totalCount"].as_u64().context("no totalCount")?;

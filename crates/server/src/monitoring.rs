@@ -27,7 +27,8 @@ pub(crate) fn admin(services: Arc<Services>, metrics: Option<PrometheusHandle>) 
     }
 }
 
-/// Ready when the configuration is confirmed (exchanges need no more of it than what they name), and the database answers and takes writes: without a record nothing leaves.
+/// Ready when the configuration is confirmed (exchanges need no more of it than what they name), and the database answers and
+/// takes writes: without a record nothing leaves.
 async fn readyz(State(services): State<Arc<Services>>) -> Response {
     if !services.configuration.is_confirmed() {
         return (StatusCode::SERVICE_UNAVAILABLE, "configuration: not confirmed by the database\n").into_response();

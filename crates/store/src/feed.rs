@@ -371,9 +371,11 @@ async fn poll(configuration: Weak<Configuration>, wake: Arc<Notify>) {
 #[cfg(test)]
 mod tests {
     use sallyport_domain::clock::Timestamp;
-    use sallyport_domain::id::OrganizationId;
-    use sallyport_domain::scope::Organization;
+    use sallyport_domain::id::{OrganizationId, ServiceAccountId};
+    use sallyport_domain::principal::ServiceAccount;
+    use sallyport_domain::scope::{Organization, Scope};
     use sea_orm::EntityTrait;
+    use uuid::Uuid;
 
     use super::*;
     use crate::entity::configuration_change;
@@ -443,6 +445,38 @@ mod tests {
         let snapshot = behind.refresh().await.unwrap();
         assert_eq!(snapshot.revision(), 2);
         assert!(snapshot.organization(&an_organization("first").id).is_some());
+    }
+
+    #[tokio::test]
+    async fn while_loading_few_read_what_they_need_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        let id = ServiceAccountId(Uuid::from_u128(1));
+        let account = ServiceAccount {
+            id,
+            scope: Scope::Platform,
+            name: "a".into(),
+            description: None,
+            roles: Vec::new(),
+            disabled: false,
+            owner: None,
+            standing_key: None,
+            valid_until: None,
+            credentials_not_before: None,
+            created_at: Timestamp::default(),
+            created_by: String::new(),
+        };
+        let whole = Configuration::open(store.clone(), LoadOptions::default()).await.unwrap();
+        let write = Write::PutServiceAccount(account);
+        whole.mutate(|_| Ok::<_, ()>((vec![write.clone()], ()))).await.unwrap();
+
+        let loading = Configuration::open(store, LoadOptions { at_once: 0, ..LoadOptions::default() }).await.unwrap();
+        let needed = [Needed::ServiceAccount(id)];
+        let others = loading.reading.acquire_many(u32::try_from(READING).unwrap()).await.unwrap();
+        assert_eq!(loading.current_with(&needed).await.unwrap_err(), StoreError::Loading);
+        assert!(loading.current_with(&[]).await.is_ok(), "whoever needs nothing of it waits for nobody");
+        drop(others);
+        assert!(loading.current_with(&needed).await.unwrap().service_account(id).is_some());
     }
 
     #[tokio::test]
