@@ -26,6 +26,7 @@ pub mod principal;
 pub mod provider;
 pub mod role;
 pub mod scope;
+pub mod shared;
 pub mod snapshot;
 pub mod subject;
 pub mod subject_status;

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use crate::condition::{Condition, Literal, SimpleTest};
-use crate::mapping::CompiledMapping;
+use crate::mapping::Mapping;
 use crate::preset::{ClaimInfo, REGISTERED_CLAIMS, SharedIssuer, preset, shared_issuer};
 use crate::provider::{Provider, ProviderKind};
 use crate::subject::SubjectPattern;
@@ -111,11 +111,11 @@ impl<'t> View<'t> {
     }
 
     /// The claim that a mapping names, in any of the spellings that find it.
-    fn mapped(&self, mapping: &CompiledMapping) -> Option<&'static ClaimInfo> {
+    fn mapped(&self, mapping: &Mapping) -> Option<&'static ClaimInfo> {
         self.known().find(|claim| spells(mapping.name(), claim.path()))
     }
 
-    fn subject(&self) -> Option<&'t SubjectPattern> {
+    fn subject(&self) -> Option<SubjectPattern<'t>> {
         self.trust.subject()
     }
 

@@ -1,6 +1,7 @@
 //! Claim mappings: `jwt_claims.<name> = value` and `aws_claims.<name> = value`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -12,74 +13,69 @@ use crate::validate::{FieldError, TEXT_MAX, list_within, required_text, text_wit
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Mapping {
     /// `jwt_claims.<name>` or `aws_claims.<name>`.
-    pub key: String,
-    /// What the claim must be; a mapping without a value is refused when saved.
-    pub value: Option<String>,
+    pub key: Arc<str>,
+    /// What the claim must be; a mapping without a value is refused when saved, and matches nothing.
+    pub value: Option<Box<str>>,
 }
 
-/// A compiled mapping.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CompiledMapping {
-    name: String,
-    value: String,
-}
-
-/// Compiles all mappings of a trust.
+/// Checks all mappings of a trust.
 ///
 /// # Errors
 /// Names the entry (`mappings[2].key`): unknown prefix, unknown AWS claim, missing value, a claim named twice, too many.
-pub fn compile(field: &str, mappings: &[Mapping], kind: ProviderKind) -> Result<Vec<CompiledMapping>, FieldError> {
+pub fn check(field: &str, mappings: &[Mapping], kind: ProviderKind) -> Result<(), FieldError> {
     list_within(field, mappings)?;
-    let mut compiled: Vec<CompiledMapping> = Vec::with_capacity(mappings.len());
     for (index, mapping) in mappings.iter().enumerate() {
-        let key_field = format!("{field}[{index}].key");
-        required_text(&key_field, &mapping.key, TEXT_MAX)?;
+        let key_field = || format!("{field}[{index}].key");
+        required_text(&key_field(), &mapping.key, TEXT_MAX)?;
         let prefix = if kind == ProviderKind::AwsSts { "aws_claims." } else { "jwt_claims." };
         let name = mapping.key.strip_prefix(prefix).filter(|name| !name.is_empty()).ok_or_else(|| {
             let example = if kind == ProviderKind::AwsSts { "aws_claims.account" } else { "jwt_claims.repository" };
-            FieldError::new(&key_field, format!("must start with '{prefix}' for this issuer, such as '{example}'"))
+            FieldError::new(key_field(), format!("must start with '{prefix}' for this issuer, such as '{example}'"))
         })?;
         if kind == ProviderKind::AwsSts && !matches!(name, "account" | "arn" | "userid") {
-            return Err(FieldError::new(key_field, "must be aws_claims.account, aws_claims.arn or aws_claims.userid"));
+            return Err(FieldError::new(
+                key_field(),
+                "must be aws_claims.account, aws_claims.arn or aws_claims.userid",
+            ));
         }
-        if compiled.iter().any(|other| other.name == name) {
-            return Err(FieldError::new(key_field, format!("names the claim '{name}' a second time")));
+        if mappings[..index].iter().any(|other| other.key == mapping.key) {
+            return Err(FieldError::new(key_field(), format!("names the claim '{name}' a second time")));
         }
-        let value_field = format!("{field}[{index}].value");
+        let value_field = || format!("{field}[{index}].value");
         let value = mapping
             .value
             .as_deref()
-            .ok_or_else(|| FieldError::new(&value_field, "must say what the claim has to be"))?;
-        text_within(&value_field, value, TEXT_MAX)?;
-        compiled.push(CompiledMapping { name: name.to_owned(), value: value.to_owned() });
+            .ok_or_else(|| FieldError::new(value_field(), "must say what the claim has to be"))?;
+        text_within(&value_field(), value, TEXT_MAX)?;
     }
-    Ok(compiled)
+    Ok(())
 }
 
-impl CompiledMapping {
+impl Mapping {
     /// The claim's name, as after the prefix.
     pub fn name(&self) -> &str {
-        &self.name
+        self.key.split_once('.').map_or("", |(_, name)| name)
     }
 
     /// What it must be.
     pub fn value(&self) -> &str {
-        &self.value
+        self.value.as_deref().unwrap_or_default()
     }
 
     /// The claim as text: `None` when it is absent.
     pub fn actual<'c>(&self, claims: &'c Claims) -> Option<Cow<'c, str>> {
-        find(claims.members(), &self.name).map(text_of)
+        find(claims.members(), self.name()).map(text_of)
     }
 
     /// Whether the claim is there and is, or as an array contains, the value.
     pub fn matches(&self, claims: &Claims) -> bool {
-        match find(claims.members(), &self.name) {
+        let Some(wanted) = self.value.as_deref() else { return false };
+        match find(claims.members(), self.name()) {
             None | Some(Value::Object(_) | Value::Null) => false,
             Some(Value::Array(items)) => items.iter().any(|item| {
-                !matches!(item, Value::Array(_) | Value::Object(_) | Value::Null) && text_of(item) == self.value
+                !matches!(item, Value::Array(_) | Value::Object(_) | Value::Null) && text_of(item) == wanted
             }),
-            Some(value) => text_of(value) == self.value,
+            Some(value) => text_of(value) == wanted,
         }
     }
 }
@@ -118,9 +114,9 @@ mod tests {
     use super::*;
 
     fn matches(claims: &str, name: &str, value: &str) -> bool {
-        let mapping = Mapping { key: format!("jwt_claims.{name}"), value: Some(value.into()) };
-        compile("mappings", &[mapping], ProviderKind::CustomOidc).unwrap()[0]
-            .matches(&Claims::parse(claims.as_bytes()).unwrap())
+        let mapping = Mapping { key: format!("jwt_claims.{name}").into(), value: Some(value.into()) };
+        check("mappings", std::slice::from_ref(&mapping), ProviderKind::CustomOidc).unwrap();
+        mapping.matches(&Claims::parse(claims.as_bytes()).unwrap())
     }
 
     #[test]
@@ -152,7 +148,7 @@ mod tests {
     #[test]
     fn errors_name_the_entry() {
         let entry = |key: &str, value: Option<&str>| Mapping { key: key.into(), value: value.map(Into::into) };
-        let error = |mappings: &[Mapping], kind| compile("mappings", mappings, kind).unwrap_err().to_string();
+        let error = |mappings: &[Mapping], kind| check("mappings", mappings, kind).unwrap_err().to_string();
         insta::assert_snapshot!(error(&[entry("repository", Some("x"))], ProviderKind::CustomOidc), @"mappings[0].key: must start with 'jwt_claims.' for this issuer, such as 'jwt_claims.repository'");
         insta::assert_snapshot!(error(&[entry("aws_claims.account", Some("x"))], ProviderKind::CustomOidc), @"mappings[0].key: must start with 'jwt_claims.' for this issuer, such as 'jwt_claims.repository'");
         insta::assert_snapshot!(error(&[entry("aws_claims.role", Some("x"))], ProviderKind::AwsSts), @"mappings[0].key: must be aws_claims.account, aws_claims.arn or aws_claims.userid");

@@ -313,7 +313,7 @@ impl Candidate {
     /// Trust's scoped roles ∩ account's roles ∩ roles asked for; nothing left is a refusal, never full access.
     fn roles(&self, at: &Circumstances<'_>) -> (Check, Vec<RoleRef>) {
         let scoped = &self.trust.trust().scoped_roles;
-        let held: &[RoleRef] = self.account.as_ref().map(|a| a.roles.as_slice()).unwrap_or_default();
+        let held: &[RoleRef] = self.account.as_ref().map(|a| &*a.roles).unwrap_or_default();
         let granted: Vec<RoleRef> = held.iter().filter(|r| scoped.is_empty() || scoped.contains(r)).cloned().collect();
         let is_named = |role: &RoleRef, text: &String| role.name() == text || at.installation.mrns.role(role) == *text;
         let beyond: Vec<&String> =
@@ -425,7 +425,7 @@ mod tests {
     fn trust(id: u128, subject: &str) -> Trust {
         Trust {
             id: TrustId(Uuid::from_u128(id)),
-            client_name: format!("calm-wolf-{id}"),
+            client_name: format!("calm-wolf-{id}").into(),
             scope: scope(),
             provider: ProviderId(Uuid::nil()),
             issuer: "https://issuer.example".into(),
@@ -434,19 +434,19 @@ mod tests {
             name: "t".into(),
             description: None,
             subject: Some(subject.into()),
-            mappings: Vec::new(),
-            allowed_audiences: Vec::new(),
+            mappings: Box::default(),
+            allowed_audiences: Box::default(),
             condition: None,
-            source_cidrs: Vec::new(),
-            scoped_roles: Vec::new(),
-            passthrough_claims: Vec::new(),
+            source_cidrs: Box::default(),
+            scoped_roles: Arc::default(),
+            passthrough_claims: Box::default(),
             lifetime: 1_800,
             ends_with_subject_token: false,
             disabled: false,
             credentials_not_before: None,
-            warnings: Vec::new(),
+            warnings: Arc::default(),
             created_at: Timestamp::from_seconds(i64::try_from(id).unwrap()),
-            created_by: String::new(),
+            created_by: Arc::default(),
         }
     }
 
@@ -477,14 +477,14 @@ mod tests {
             scope: scope(),
             name: "a".into(),
             description: None,
-            roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer), RoleRef::BuiltIn(BuiltInRole::Agent)],
+            roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer), RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
             disabled: false,
             owner: None,
             standing_key: None,
             valid_until: None,
             credentials_not_before: None,
             created_at: NOW,
-            created_by: String::new(),
+            created_by: Arc::default(),
         };
         let trust = Arc::new(CompiledTrust::load(trust, &provider).unwrap());
         Candidate { trust, provider, account: Some(Arc::new(account)), scope_enabled: true }
@@ -512,7 +512,7 @@ mod tests {
     #[test]
     fn the_most_specific_match_wins_exact_then_conditions_then_age() {
         let mapped = Trust {
-            mappings: vec![crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }],
+            mappings: vec![crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }].into(),
             ..trust(3, "team/app/*")
         };
         let all = [

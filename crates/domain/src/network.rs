@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 /// The parsed source CIDRs of a trust. Empty means any address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SourceCidrs(Vec<IpNet>);
+pub struct SourceCidrs(Box<[IpNet]>);
 
 impl SourceCidrs {
     /// Parses each entry: a CIDR, or a bare address meaning itself alone.
@@ -17,7 +17,7 @@ impl SourceCidrs {
             .iter()
             .enumerate()
             .map(|(index, text)| parse_one(text).map_err(|message| (index, message)))
-            .collect::<Result<Vec<_>, _>>()
+            .collect::<Result<Box<[_]>, _>>()
             .map(Self)
     }
 

@@ -1,5 +1,7 @@
 //! Who acts, and what they may do where. Every permission check of the program ends in [`Principal::permissions_at`].
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, ServiceAccountId, TrustId};
 use crate::role::{Permission, PermissionSet, RoleRef};
@@ -72,6 +74,9 @@ impl Principal {
     }
 }
 
+/// Bytes of a standing key: a P-384 point, uncompressed (SEC1).
+pub const STANDING_KEY: usize = 97;
+
 /// A non-human principal.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceAccount {
@@ -80,17 +85,17 @@ pub struct ServiceAccount {
     /// Where it lives and holds its roles.
     pub scope: Scope,
     /// A label.
-    pub name: String,
+    pub name: Box<str>,
     /// Free text.
-    pub description: Option<String>,
+    pub description: Option<Box<str>>,
     /// Its roles at its scope.
-    pub roles: Vec<RoleRef>,
+    pub roles: Arc<[RoleRef]>,
     /// Disabled accounts neither get nor use credentials.
     pub disabled: bool,
     /// The binding that owns it; such an account is changed only through the binding.
     pub owner: Option<TrustId>,
     /// Its standing key, when it was made with one: the P-384 public key (SEC1, uncompressed).
-    pub standing_key: Option<Vec<u8>>,
+    pub standing_key: Option<Box<[u8; STANDING_KEY]>>,
     /// When the account and its standing key end.
     pub valid_until: Option<Timestamp>,
     /// Credentials issued before this time no longer work (revocation of all at once).
@@ -98,7 +103,7 @@ pub struct ServiceAccount {
     /// When it was created.
     pub created_at: Timestamp,
     /// MRN of the principal who created it.
-    pub created_by: String,
+    pub created_by: Arc<str>,
 }
 
 /// A standing bearer secret. The secret itself is never kept.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use imbl::{GenericHashMap, GenericOrdSet};
+use imbl::{GenericHashMap, GenericOrdMap, GenericOrdSet};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
@@ -18,10 +19,24 @@ use crate::trust_index::TrustIndex;
 use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
+/// By id, for what there is a million of: hash maps would take three times the memory.
+type ById<V> = GenericOrdMap<Shuffled, Arc<V>, imbl::shared_ptr::DefaultSharedPtr>;
 type Ordered<V> = GenericOrdSet<V, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// How many ended revocations [`Snapshot::forget_ended`] drops at most: it runs between requests.
 const FORGOTTEN_AT_ONCE: usize = 10_000;
+
+/// An id by which a tree is ordered. Ids begin with the time: inserted in their own order, they would leave every leaf of the
+/// tree half empty.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Shuffled(u64, u64);
+
+impl Shuffled {
+    const fn of(id: Uuid) -> Self {
+        let (time, random) = id.as_u64_pair();
+        Self(random, time)
+    }
+}
 
 /// One change of configuration: a thing as it now is, or gone.
 #[derive(Clone, Debug)]
@@ -53,12 +68,11 @@ pub struct Snapshot {
     organizations: Map<OrganizationId, Arc<Organization>>,
     spaces: Map<SpaceId, Arc<Space>>,
     roles: Map<(OrganizationId, RoleName), Arc<Role>>,
-    accounts: Map<ServiceAccountId, Arc<ServiceAccount>>,
+    accounts: ById<ServiceAccount>,
     tokens: Map<ApiTokenId, Arc<ApiToken>>,
     tokens_by_hash: Map<[u8; 32], ApiTokenId>,
     providers: Map<ProviderId, Arc<Provider>>,
-    trusts: Map<TrustId, Arc<CompiledTrust>>,
-    trusts_by_client: Map<Arc<str>, TrustId>,
+    trusts: ById<CompiledTrust>,
     trust_index: TrustIndex,
     subjects: Map<ProviderId, Map<Arc<str>, Arc<SubjectStatus>>>,
     revoked: Map<CredentialId, Timestamp>,
@@ -145,7 +159,8 @@ impl Snapshot {
             Change::Organization(id, value) => put(&mut self.organizations, id, value),
             Change::Space(id, value) => put(&mut self.spaces, id, value),
             Change::Role(organization, name, value) => put(&mut self.roles, (organization, name), value),
-            Change::ServiceAccount(id, value) => put(&mut self.accounts, id, value),
+            Change::ServiceAccount(id, Some(value)) => drop(self.accounts.insert(Shuffled::of(id.0), value)),
+            Change::ServiceAccount(id, None) => drop(self.accounts.remove(&Shuffled::of(id.0))),
             Change::ApiToken(id, value) => {
                 if let Some(old) = self.tokens.get(&id) {
                     self.tokens_by_hash.remove(&old.secret_hash);
@@ -176,14 +191,12 @@ impl Snapshot {
     }
 
     fn apply_trust(&mut self, id: TrustId, value: Option<Arc<CompiledTrust>>) {
-        if let Some(old) = self.trusts.remove(&id) {
-            self.trusts_by_client.remove(old.trust().client_name.as_str());
+        if let Some(old) = self.trusts.remove(&Shuffled::of(id.0)) {
             self.trust_index.remove(&old);
         }
         if let Some(trust) = value {
-            self.trusts_by_client.insert(trust.trust().client_name.as_str().into(), id);
             self.trust_index.insert(&trust);
-            self.trusts.insert(id, trust);
+            self.trusts.insert(Shuffled::of(id.0), trust);
         }
     }
 
@@ -199,7 +212,7 @@ impl Snapshot {
 
     /// A service account, wherever it lives. Callers that act for a principal check its scope.
     pub fn service_account(&self, id: ServiceAccountId) -> Option<&Arc<ServiceAccount>> {
-        self.accounts.get(&id)
+        self.accounts.get(&Shuffled::of(id.0))
     }
 
     /// A provider.
@@ -229,7 +242,7 @@ impl Snapshot {
 
     /// A trust.
     pub fn trust(&self, id: TrustId) -> Option<&Arc<CompiledTrust>> {
-        self.trusts.get(&id)
+        self.trusts.get(&Shuffled::of(id.0))
     }
 
     /// An organization's own role.
@@ -313,14 +326,15 @@ impl Snapshot {
 
     /// The trust with this client name, with all it hangs together with.
     pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
-        self.candidate(*self.trusts_by_client.get(client_name)?)
+        let named = |id: &TrustId| self.trust(*id).is_some_and(|trust| &*trust.trust().client_name == client_name);
+        self.candidate(self.trust_index.of_client(client_name).find(named)?)
     }
 
     /// A trust with all it hangs together with.
     pub fn candidate(&self, id: TrustId) -> Option<Candidate> {
-        let trust = self.trusts.get(&id)?.clone();
+        let trust = self.trust(id)?.clone();
         let provider = self.providers.get(&trust.trust().provider)?.clone();
-        let account = self.accounts.get(&trust.trust().service_account).cloned();
+        let account = self.service_account(trust.trust().service_account).cloned();
         let scope_enabled = self.scope_enabled(&trust.trust().scope);
         Some(Candidate { trust, provider, account, scope_enabled })
     }
@@ -356,7 +370,7 @@ impl Snapshot {
         ids: impl Iterator<Item = TrustId>,
     ) -> impl Iterator<Item = Candidate> {
         let is_of = move |trust: &CompiledTrust| trust.trust().scope == *scope && trust.issuer() == issuer;
-        ids.filter(move |id| self.trusts.get(id).is_some_and(|trust| is_of(trust))).filter_map(|id| self.candidate(id))
+        ids.filter(move |id| self.trust(*id).is_some_and(|trust| is_of(trust))).filter_map(|id| self.candidate(id))
     }
 
     /// How many trusts there are.

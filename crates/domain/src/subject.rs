@@ -5,36 +5,62 @@ use std::fmt;
 use crate::provider::ProviderKind;
 use crate::validate::{FieldError, TEXT_MAX, required_text};
 
-/// A compiled subject pattern.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SubjectPattern {
+/// A compiled subject pattern: what the admin's text means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubjectPattern<'t> {
     /// The whole subject, byte for byte.
-    Exact(String),
+    Exact(&'t str),
     /// The text before a final `*`; it ends in `/` or `:`, and at least one more character must follow.
-    Prefix(String),
+    Prefix(&'t str),
     /// Every workflow of one GitHub repository, in both subject forms.
-    GithubRepository(GithubRepository),
+    GithubRepository(GithubRepository<'t>),
+}
+
+/// What sort of pattern a text is: with it, the text need not be checked again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SubjectForm {
+    /// [`SubjectPattern::Exact`].
+    Exact,
+    /// [`SubjectPattern::Prefix`].
+    Prefix,
+    /// [`SubjectPattern::GithubRepository`].
+    GithubRepository,
 }
 
 /// `org/repo`, each part with its immutable id when the admin pins it (`org@ID/repo@ID`).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct GithubRepository {
-    owner: GithubName,
-    repository: GithubName,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GithubRepository<'t> {
+    owner: GithubName<'t>,
+    repository: GithubName<'t>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct GithubName {
-    name: String,
-    id: Option<String>,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct GithubName<'t> {
+    name: &'t str,
+    id: Option<&'t str>,
 }
 
-impl SubjectPattern {
+impl SubjectForm {
+    /// The pattern that this text is.
+    pub(crate) fn of(self, text: &str) -> SubjectPattern<'_> {
+        match self {
+            Self::Exact => SubjectPattern::Exact(text),
+            Self::Prefix => SubjectPattern::Prefix(text.strip_suffix('*').unwrap_or(text)),
+            Self::GithubRepository => {
+                let (owner, repository) = text.split_once('/').unwrap_or((text, ""));
+                let (owner, repository) = (GithubName::of(owner), GithubName::of(repository));
+                SubjectPattern::GithubRepository(GithubRepository { owner, repository })
+            }
+        }
+    }
+}
+
+impl<'t> SubjectPattern<'t> {
     /// Compiles what an admin wrote for a provider of `kind`.
     ///
     /// # Errors
     /// Names `field`: empty or overlong text, `*` anywhere but as the last segment, or a pattern that would match anyone.
-    pub fn parse(field: &str, text: &str, kind: ProviderKind) -> Result<Self, FieldError> {
+    pub fn parse(field: &str, text: &'t str, kind: ProviderKind) -> Result<Self, FieldError> {
         required_text(field, text, TEXT_MAX)?;
         if kind == ProviderKind::GithubActions && !text.contains(':') {
             if let Some(repository) = GithubRepository::parse(text) {
@@ -45,7 +71,7 @@ impl SubjectPattern {
                 "must be a repository ('my-org/my-repo', meaning all its workflows) or a whole GitHub subject such as 'repo:my-org/my-repo:ref:refs/heads/main'",
             ));
         }
-        let Some(position) = text.find('*') else { return Ok(Self::Exact(text.to_owned())) };
+        let Some(position) = text.find('*') else { return Ok(Self::Exact(text)) };
         let prefix = &text[..position];
         if position + 1 != text.len() || !prefix.ends_with(['/', ':']) {
             return Err(FieldError::new(
@@ -61,14 +87,23 @@ impl SubjectPattern {
                 ),
             ));
         }
-        Ok(Self::Prefix(prefix.to_owned()))
+        Ok(Self::Prefix(prefix))
+    }
+
+    /// What sort of pattern it is.
+    pub(crate) const fn form(self) -> SubjectForm {
+        match self {
+            Self::Exact(_) => SubjectForm::Exact,
+            Self::Prefix(_) => SubjectForm::Prefix,
+            Self::GithubRepository(_) => SubjectForm::GithubRepository,
+        }
     }
 
     /// Whether `subject` is one of those meant.
     pub fn matches(&self, subject: &str) -> bool {
         match self {
-            Self::Exact(exact) => exact == subject,
-            Self::Prefix(prefix) => subject.len() > prefix.len() && subject.starts_with(prefix.as_str()),
+            Self::Exact(exact) => *exact == subject,
+            Self::Prefix(prefix) => subject.len() > prefix.len() && subject.starts_with(prefix),
             Self::GithubRepository(repository) => repository.matches(subject),
         }
     }
@@ -96,12 +131,12 @@ const BEGINNINGS: usize = 8;
 
 impl<'s> SubjectKey<'s> {
     /// The one key of a pattern.
-    pub(crate) fn of(pattern: &'s SubjectPattern) -> Self {
+    pub(crate) fn of(pattern: SubjectPattern<'s>) -> Self {
         match pattern {
             SubjectPattern::Exact(exact) => Self::Whole(exact),
             SubjectPattern::Prefix(prefix) => Self::Beginning(beginnings(prefix).last().unwrap_or(prefix)),
             SubjectPattern::GithubRepository(GithubRepository { owner, repository }) => {
-                Self::Repository(&owner.name, &repository.name)
+                Self::Repository(owner.name, repository.name)
             }
         }
     }
@@ -128,7 +163,7 @@ fn full_github_name(subject: &str) -> Option<(&str, &str, &str)> {
     Some((owner, repository, context))
 }
 
-impl fmt::Display for SubjectPattern {
+impl fmt::Display for SubjectPattern<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(exact) => f.write_str(exact),
@@ -172,8 +207,8 @@ fn names_aws_principal(prefix: &str) -> bool {
         && !resource.starts_with('/')
 }
 
-impl GithubRepository {
-    fn parse(text: &str) -> Option<Self> {
+impl<'t> GithubRepository<'t> {
+    fn parse(text: &'t str) -> Option<Self> {
         let (owner, repository) = text.split_once('/')?;
         Some(Self { owner: GithubName::parse(owner)?, repository: GithubName::parse(repository)? })
     }
@@ -185,29 +220,34 @@ impl GithubRepository {
     }
 }
 
-impl GithubName {
-    fn parse(text: &str) -> Option<Self> {
-        let (name, id) = match text.split_once('@') {
-            Some((name, id)) => (name, Some(id)),
-            None => (text, None),
-        };
+impl<'t> GithubName<'t> {
+    fn of(text: &'t str) -> Self {
+        match text.split_once('@') {
+            Some((name, id)) => Self { name, id: Some(id) },
+            None => Self { name: text, id: None },
+        }
+    }
+
+    fn parse(text: &'t str) -> Option<Self> {
+        let Self { name, id } = Self::of(text);
         let named =
             !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
         let numbered = id.is_none_or(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()));
-        (named && numbered).then(|| Self { name: name.to_owned(), id: id.map(str::to_owned) })
+        (named && numbered).then_some(Self { name, id })
     }
 
     /// Without an id in the pattern any id will do; with one, only a subject that carries that id.
     fn matches(&self, text: &str) -> bool {
-        Self::parse(text).is_some_and(|other| other.name == self.name && (self.id.is_none() || self.id == other.id))
+        GithubName::parse(text)
+            .is_some_and(|other| other.name == self.name && (self.id.is_none() || self.id == other.id))
     }
 }
 
-impl fmt::Display for GithubName {
+impl fmt::Display for GithubName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {
             Some(id) => write!(f, "{}@{id}", self.name),
-            None => f.write_str(&self.name),
+            None => f.write_str(self.name),
         }
     }
 }
@@ -335,6 +375,7 @@ mod tests {
         for (kind, pattern, subject, expected) in table {
             let compiled = SubjectPattern::parse("subject", pattern, *kind).expect(pattern);
             assert_eq!(compiled.matches(subject), *expected, "{kind} {pattern} {subject}");
+            assert_eq!(compiled.form().of(pattern), compiled, "{kind} {pattern}");
         }
     }
 
@@ -352,6 +393,7 @@ mod tests {
             for kind in ProviderKind::ALL {
                 if let Ok(compiled) = SubjectPattern::parse("subject", &pattern, kind) {
                     compiled.matches(&subject);
+                    prop_assert_eq!(compiled.form().of(&pattern), compiled);
                 }
             }
         }
@@ -369,14 +411,14 @@ mod tests {
             let cut = cut.index(subject.len() + 1);
             let of_github = format!("repo:{github}:{context}");
             let patterns = [
-                SubjectPattern::Exact(subject.clone()),
-                SubjectPattern::Prefix(subject[..cut].to_owned()),
+                SubjectPattern::Exact(&subject),
+                SubjectPattern::Prefix(&subject[..cut]),
                 SubjectPattern::GithubRepository(GithubRepository::parse(&github).unwrap()),
-                SubjectPattern::Prefix("repo:".to_owned()),
+                SubjectPattern::Prefix("repo:"),
             ];
             for pattern in patterns.iter().filter(|p| match p { SubjectPattern::Prefix(p) => p.ends_with(['/', ':']), _ => true }) {
                 for subject in [&subject, &of_github] {
-                    let is_found = SubjectKey::all_of(subject).any(|key| key == SubjectKey::of(pattern));
+                    let is_found = SubjectKey::all_of(subject).any(|key| key == SubjectKey::of(*pattern));
                     prop_assert!(is_found || !pattern.matches(subject), "{pattern:?} {subject}");
                 }
             }

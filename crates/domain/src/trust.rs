@@ -8,12 +8,12 @@ use crate::condition::Condition;
 use crate::entropy::Entropy;
 use crate::id::{ProviderId, ServiceAccountId, TrustId};
 use crate::issuer::IssuerKey;
-use crate::mapping::{self, CompiledMapping, Mapping};
+use crate::mapping::{self, Mapping};
 use crate::network::SourceCidrs;
 use crate::provider::Provider;
 use crate::role::RoleRef;
 use crate::scope::Scope;
-use crate::subject::SubjectPattern;
+use crate::subject::{SubjectForm, SubjectPattern};
 use crate::validate::{
     self, DESCRIPTION_MAX, FieldError, LIFETIME_MAX, NAME_MAX, TEXT_MAX, list_within, required_text, text_within,
 };
@@ -31,35 +31,35 @@ pub struct Trust {
     /// Its id.
     pub id: TrustId,
     /// The name part of its client ID (`swift-otter-19384`), unique in the installation.
-    pub client_name: String,
+    pub client_name: Box<str>,
     /// Its scope: that of its service account.
     pub scope: Scope,
     /// The provider that verifies its tokens.
     pub provider: ProviderId,
     /// That provider's issuer, as whoever made the trust spelt it: with or without a trailing slash.
-    pub issuer: String,
+    pub issuer: Arc<str>,
     /// The service account that workloads become.
     pub service_account: ServiceAccountId,
     /// Whether it is a binding: it owns its service account and is changed only as a whole.
     pub binding: bool,
     /// A label.
-    pub name: String,
+    pub name: Box<str>,
     /// Free text.
-    pub description: Option<String>,
+    pub description: Option<Box<str>>,
     /// Subject pattern; `None` leaves the subject to the condition.
-    pub subject: Option<String>,
+    pub subject: Option<Box<str>>,
     /// Claims that must have these values.
-    pub mappings: Vec<Mapping>,
+    pub mappings: Box<[Mapping]>,
     /// Audiences accepted; empty means the default set.
-    pub allowed_audiences: Vec<String>,
+    pub allowed_audiences: Box<[String]>,
     /// CEL over the claims.
-    pub condition: Option<String>,
+    pub condition: Option<Box<str>>,
     /// Networks accepted; empty means any.
-    pub source_cidrs: Vec<String>,
+    pub source_cidrs: Box<[String]>,
     /// Roles granted at most; empty means all of the account's.
-    pub scoped_roles: Vec<RoleRef>,
+    pub scoped_roles: Arc<[RoleRef]>,
     /// Names of string claims copied into the access token.
-    pub passthrough_claims: Vec<String>,
+    pub passthrough_claims: Box<[String]>,
     /// Lifetime of credentials, in seconds.
     pub lifetime: u32,
     /// Whether credentials end with the subject token, when that is sooner.
@@ -69,35 +69,23 @@ pub struct Trust {
     /// Credentials issued before this time no longer work (revocation of all at once).
     pub credentials_not_before: Option<Timestamp>,
     /// What was unwise about it when saved.
-    pub warnings: Vec<String>,
+    pub warnings: Arc<[String]>,
     /// When it was created.
     pub created_at: Timestamp,
     /// MRN of the principal who created it.
-    pub created_by: String,
+    pub created_by: Arc<str>,
 }
 
-/// A trust ready to be matched: the only form that can be evaluated.
+/// A trust ready to be matched: the only form that can be evaluated. A million of them are in memory, so that it keeps nothing
+/// which it can tell from the text as cheaply.
 #[derive(Debug)]
 pub struct CompiledTrust {
     trust: Trust,
     issuer: IssuerKey,
-    subject: Option<SubjectPattern>,
-    mappings: Vec<CompiledMapping>,
+    subject: Option<SubjectForm>,
     cidrs: SourceCidrs,
-    condition: Option<LazyCondition>,
-}
-
-/// Compiled when first needed: most of a million trusts are not used between two restarts.
-#[derive(Debug)]
-struct LazyCondition {
-    source: String,
-    compiled: OnceLock<Result<Arc<Condition>, FieldError>>,
-}
-
-impl LazyCondition {
-    fn get(&self) -> &Result<Arc<Condition>, FieldError> {
-        self.compiled.get_or_init(|| Condition::compile("condition", &self.source).map(Arc::new))
-    }
+    /// Compiled when first needed: most of a million trusts are not used between two restarts.
+    condition: OnceLock<Box<Result<Arc<Condition>, FieldError>>>,
 }
 
 impl CompiledTrust {
@@ -108,11 +96,10 @@ impl CompiledTrust {
     pub fn load(trust: Trust, provider: &Provider) -> Result<Self, FieldError> {
         let kind = provider.kind;
         let subject = trust.subject.as_deref().map(|s| SubjectPattern::parse("subject", s, kind)).transpose()?;
-        let mappings = mapping::compile("mappings", &trust.mappings, kind)?;
+        let subject = subject.map(SubjectPattern::form);
+        mapping::check("mappings", &trust.mappings, kind)?;
         let cidrs = validate::source_cidrs("sourceCidrs", &trust.source_cidrs)?;
-        let condition =
-            trust.condition.as_ref().map(|source| LazyCondition { source: source.clone(), compiled: OnceLock::new() });
-        Ok(Self { trust, issuer: provider.issuer.key().clone(), subject, mappings, cidrs, condition })
+        Ok(Self { trust, issuer: provider.issuer.key().clone(), subject, cidrs, condition: OnceLock::new() })
     }
 
     /// Checks and compiles what an admin is about to save: every field, with its limits.
@@ -135,10 +122,8 @@ impl CompiledTrust {
         list_within("scopedRoles", &trust.scoped_roles)?;
         validate::lifetime("expiration", i64::from(trust.lifetime))?;
         let compiled = Self::load(trust, provider)?;
-        if let Some(condition) = &compiled.condition {
-            condition.get().as_ref().map_err(Clone::clone)?;
-        }
-        if compiled.subject.is_none() && compiled.mappings.is_empty() && compiled.condition.is_none() {
+        compiled.condition().transpose().map_err(Clone::clone)?;
+        if compiled.subject.is_none() && compiled.mappings().is_empty() && compiled.trust.condition.is_none() {
             return Err(FieldError::new(
                 "subject",
                 "a trust must say whom it accepts: set a subject, a claim mapping or a condition; an audience alone matches anyone the issuer serves",
@@ -158,13 +143,13 @@ impl CompiledTrust {
     }
 
     /// The subject pattern.
-    pub const fn subject(&self) -> Option<&SubjectPattern> {
-        self.subject.as_ref()
+    pub fn subject(&self) -> Option<SubjectPattern<'_>> {
+        Some(self.subject?.of(self.trust.subject.as_deref()?))
     }
 
-    /// The claim mappings.
-    pub fn mappings(&self) -> &[CompiledMapping] {
-        &self.mappings
+    /// The claim mappings, each with a value.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.trust.mappings
     }
 
     /// The networks accepted.
@@ -174,15 +159,17 @@ impl CompiledTrust {
 
     /// The condition: `None` when there is none, an error when it no longer compiles (which matches nothing).
     pub fn condition(&self) -> Option<Result<&Arc<Condition>, &FieldError>> {
-        self.condition.as_ref().map(|lazy| lazy.get().as_ref())
+        let source = self.trust.condition.as_deref()?;
+        let compiled = || Box::new(Condition::compile("condition", source).map(Arc::new));
+        Some((**self.condition.get_or_init(compiled)).as_ref())
     }
 
     /// How many conditions it sets: each mapping counts one; audiences, condition and CIDRs one each.
     /// Among several matching trusts the one with more wins.
     pub fn specificity(&self) -> usize {
-        self.mappings.len()
+        self.trust.mappings.len()
             + usize::from(!self.trust.allowed_audiences.is_empty())
-            + usize::from(self.condition.is_some())
+            + usize::from(self.trust.condition.is_some())
             + usize::from(!self.cidrs.is_empty())
     }
 

@@ -284,10 +284,10 @@ fn standing(
     Ok(Principal {
         kind: PrincipalKind::ServiceAccount,
         mrn: services.installation.mrns.format(&Resource::ServiceAccount(account.scope.clone(), account.id)),
-        name: account.name.clone(),
+        name: account.name.to_string(),
         scope: account.scope.clone(),
         permissions: snapshot.permissions_of(&account.roles),
-        roles: account.roles.clone(),
+        roles: account.roles.to_vec(),
         issued_at: None,
         expires_at: account.valid_until,
         api_token: None,
@@ -368,7 +368,7 @@ impl Exchanged {
         Ok(Principal {
             kind: PrincipalKind::ServiceAccount,
             mrn: services.installation.mrns.format(&Resource::ServiceAccount(self.scope.clone(), self.account)),
-            name: account.name.clone(),
+            name: account.name.to_string(),
             scope: self.scope,
             permissions: snapshot.permissions_of(&roles),
             roles,

@@ -3,6 +3,8 @@
 //! Refusals are errors that name the field; what is merely unwise is a warning, kept with the object. The guard rails of each
 //! platform are `sallyport_domain::lint`'s; here they meet everything else that is checked.
 
+use std::sync::Arc;
+
 use sallyport_domain::issuer::{IssuerKey, check_fetch_url};
 use sallyport_domain::matching::Installation;
 use sallyport_domain::preset::preset;
@@ -57,13 +59,13 @@ pub(crate) fn trust(access: &Access<'_>, trust: Trust, provider: &Provider, acco
             seen.push(warning);
         }
     }
-    trust.warnings = seen;
+    trust.warnings = seen.into();
     Ok(trust)
 }
 
 /// What a trust gives at most: its scoped roles that the account has, or all of the account's. A scoped role that the account
 /// lacks counts too: the account may get it later.
-pub(crate) fn effective_roles(trust: &Trust, account: &ServiceAccount) -> Vec<RoleRef> {
+pub(crate) fn effective_roles(trust: &Trust, account: &ServiceAccount) -> Arc<[RoleRef]> {
     if trust.scoped_roles.is_empty() { account.roles.clone() } else { trust.scoped_roles.clone() }
 }
 

@@ -275,24 +275,24 @@ impl Binding {
         last_used: Option<Timestamp>,
     ) -> Self {
         let mrns = &installation.mrns;
-        let mut warnings = trust.warnings.clone();
+        let mut warnings = trust.warnings.to_vec();
         warnings.extend(provider.warnings.iter().filter(|w| !trust.warnings.contains(w)).cloned());
         Self {
             mrn: mrns.format(&Resource::Binding(trust.scope.clone(), trust.id)),
-            name: trust.name.clone(),
-            description: trust.description.clone(),
+            name: trust.name.to_string(),
+            description: trust.description.as_deref().map(Into::into),
             scope: mrns.scope(&trust.scope),
             roles: shown_roles(mrns, &account.roles),
             expiration: trust.lifetime,
-            issuer_uri: trust.issuer.clone(),
-            subject: trust.subject.clone().unwrap_or_default(),
+            issuer_uri: trust.issuer.to_string(),
+            subject: trust.subject.as_deref().unwrap_or_default().to_owned(),
             mappings: key_values(&trust.mappings),
-            allowed_audiences: trust.allowed_audiences.clone(),
+            allowed_audiences: trust.allowed_audiences.to_vec(),
             created_at: trust.created_at.to_rfc3339(),
-            created_by: Some(trust.created_by.clone()).filter(|by| !by.is_empty()),
+            created_by: Some(trust.created_by.to_string()).filter(|by| !by.is_empty()),
             last_used: last_used.map(Timestamp::to_rfc3339),
-            condition: trust.condition.clone(),
-            source_cidrs: trust.source_cidrs.clone(),
+            condition: trust.condition.as_deref().map(Into::into),
+            source_cidrs: trust.source_cidrs.to_vec(),
             client_id: client_id(&trust.client_name, &installation.tenant_domain),
             service_account_mrn: mrns.format(&Resource::ServiceAccount(account.scope.clone(), account.id)),
             provider_mrn: mrns.format(&Resource::Provider(provider.scope.clone(), provider.id)),
@@ -575,41 +575,41 @@ impl Draft {
         let account = ServiceAccount {
             id: names.account,
             scope: self.scope.clone(),
-            name: self.name.clone(),
+            name: self.name.as_str().into(),
             description: None,
-            roles,
+            roles: roles.into(),
             disabled: false,
             owner: Some(names.trust),
             standing_key: None,
             valid_until: None,
             credentials_not_before: None,
             created_at: names.now,
-            created_by: created_by.clone(),
+            created_by: created_by.as_str().into(),
         };
         let trust = Trust {
             id: names.trust,
-            client_name: names.client.clone(),
+            client_name: names.client.as_str().into(),
             scope: self.scope.clone(),
             provider: provider.id,
-            issuer: self.issuer.as_str().to_owned(),
+            issuer: self.issuer.as_str().into(),
             service_account: account.id,
             binding: true,
-            name: self.name.clone(),
-            description: self.description.clone(),
-            subject: Some(self.subject.clone()),
-            mappings: self.mappings.clone(),
-            allowed_audiences: self.allowed_audiences.clone(),
-            condition: self.condition.clone(),
-            source_cidrs: self.source_cidrs.clone(),
-            scoped_roles: Vec::new(),
-            passthrough_claims: Vec::new(),
+            name: self.name.as_str().into(),
+            description: self.description.clone().map(Into::into),
+            subject: Some(self.subject.as_str().into()),
+            mappings: self.mappings.clone().into(),
+            allowed_audiences: self.allowed_audiences.clone().into(),
+            condition: self.condition.clone().map(Into::into),
+            source_cidrs: self.source_cidrs.clone().into(),
+            scoped_roles: Arc::default(),
+            passthrough_claims: Box::default(),
             lifetime: self.lifetime,
             ends_with_subject_token: false,
             disabled: false,
             credentials_not_before: None,
-            warnings: Vec::new(),
+            warnings: Arc::default(),
             created_at: names.now,
-            created_by,
+            created_by: created_by.into(),
         };
         let trust = admission::trust(access, trust, &provider, &account)?;
         Ok(Made { trust, account, provider, new_provider: existing.is_none() })
@@ -761,23 +761,23 @@ async fn update(caller: &Caller, input: UpdateInput) -> Result<Binding> {
         let mut account = ServiceAccount::clone(&account);
         let mut changed = trust;
         changed.name = kept(input.name.clone(), changed.name);
-        changed.description = input.description.clone().or(changed.description);
+        changed.description = input.description.clone().map(Into::into).or(changed.description);
         if let Some(subject) = &input.subject {
             validate::required_text("subject", subject, validate::TEXT_MAX)?;
-            changed.subject = Some(subject.clone());
+            changed.subject = Some(subject.as_str().into());
         }
         if let Some(seconds) = input.expiration {
             changed.lifetime = validate::lifetime("expiration", seconds)?;
         }
-        changed.mappings = input.mappings.clone().map_or(changed.mappings, |given| mappings(Some(given)));
+        changed.mappings = input.mappings.clone().map_or(changed.mappings, |given| mappings(Some(given)).into());
         changed.allowed_audiences = kept(input.allowed_audiences.clone(), changed.allowed_audiences);
         changed.condition = kept_text(input.condition.clone(), changed.condition);
         changed.source_cidrs = kept(input.source_cidrs.clone(), changed.source_cidrs);
         changed.disabled = kept(input.disabled, changed.disabled);
         match input.roles.as_deref() {
             None => {}
-            Some([]) => account.roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)],
-            Some(roles) => account.roles = access.roles("roles", roles, &changed.scope)?,
+            Some([]) => account.roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
+            Some(roles) => account.roles = access.roles("roles", roles, &changed.scope)?.into(),
         }
         account.name.clone_from(&changed.name);
         let changed = admission::trust(access, changed, &provider, &account)?;

@@ -45,12 +45,16 @@ pub(crate) enum OrderDirection {
 
 /// Reads mappings; a list left out is empty.
 pub(crate) fn mappings(given: Option<Vec<KeyValueInput>>) -> Vec<Mapping> {
-    given.unwrap_or_default().into_iter().map(|pair| Mapping { key: pair.key, value: pair.value }).collect()
+    given
+        .unwrap_or_default()
+        .into_iter()
+        .map(|pair| Mapping { key: pair.key.into(), value: pair.value.map(Into::into) })
+        .collect()
 }
 
 /// Shows mappings, in the admin's order.
 pub(crate) fn key_values(mappings: &[Mapping]) -> Vec<KeyValue> {
-    mappings.iter().map(|m| KeyValue { key: m.key.clone(), value: m.value.clone() }).collect()
+    mappings.iter().map(|m| KeyValue { key: m.key.to_string(), value: m.value.as_deref().map(Into::into) }).collect()
 }
 
 /// The MRNs of `RoleInput`s; a list left out is empty.
@@ -83,16 +87,16 @@ pub(crate) fn future(field: &str, text: &str, now: Timestamp) -> Result<Timestam
 }
 
 /// What an update leaves a value at: null and absent keep it.
-pub(crate) fn kept<T>(given: Option<T>, current: T) -> T {
-    given.unwrap_or(current)
+pub(crate) fn kept<T>(given: Option<impl Into<T>>, current: T) -> T {
+    given.map_or(current, Into::into)
 }
 
 /// As [`kept`], for text that may be taken away: the empty text does.
-pub(crate) fn kept_text(given: Option<String>, current: Option<String>) -> Option<String> {
+pub(crate) fn kept_text<T: From<String>>(given: Option<String>, current: Option<T>) -> Option<T> {
     match given {
         None => current,
         Some(text) if text.is_empty() => None,
-        Some(text) => Some(text),
+        Some(text) => Some(text.into()),
     }
 }
 

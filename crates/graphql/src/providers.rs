@@ -526,7 +526,7 @@ fn changed(caller: &Caller, current: &Provider, input: &UpdateInput) -> Result<P
         next.issuer = issuer(next.issuer.as_str(), next.kind)?;
     }
     if input.jwks_uri.is_some() || input.jwks.is_some() {
-        let url = kept_text(input.jwks_uri.clone(), None);
+        let url = kept_text(input.jwks_uri.clone(), None::<String>);
         next.keys = key_source(next.kind, url.as_deref(), input.jwks.as_ref())?;
     } else if next.kind != current.kind && matches!(next.keys, KeySource::Discovery | KeySource::Sts) {
         next.keys = key_source(next.kind, None, None)?;
@@ -638,7 +638,7 @@ fn rejudged(access: &Access<'_>, current: &Provider, next: &Provider, trusts: &[
         if judge_anew {
             let mut moved = trust.clone();
             if compiled.issuer() != next.issuer.key() {
-                next.issuer.as_str().clone_into(&mut moved.issuer);
+                moved.issuer = next.issuer.as_str().into();
             }
             let judged = admission::trust(access, moved, next, account).map_err(|error| {
                 Error::failed_precondition(format!("the trust '{}' does not fit: {}", trust.name, error.message()))

@@ -8,7 +8,7 @@ use sallyport_credentials::key_pair::{AUTHORITY_VALIDITY, KeyPairRequest};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::mrn::{MrnDomain, Resource};
-use sallyport_domain::principal::ServiceAccount as DomainAccount;
+use sallyport_domain::principal::{STANDING_KEY, ServiceAccount as DomainAccount};
 use sallyport_domain::role::{BuiltInRole, Permission, RoleRef};
 use sallyport_domain::scope::Scope;
 use sallyport_domain::snapshot::Snapshot;
@@ -58,8 +58,8 @@ impl ServiceAccount {
     fn new(mrns: &MrnDomain, account: &DomainAccount) -> Self {
         Self {
             mrn: mrns.format(&resource(account)),
-            name: account.name.clone(),
-            description: account.description.clone(),
+            name: account.name.to_string(),
+            description: account.description.as_deref().map(Into::into),
             scope_mrn: mrns.scope(&account.scope),
             roles: RoleReference::all(mrns, &account.roles),
             disabled: account.disabled,
@@ -67,7 +67,7 @@ impl ServiceAccount {
             has_standing_key: account.standing_key.is_some(),
             valid_until: account.valid_until.map(Timestamp::to_rfc3339),
             created_at: account.created_at.to_rfc3339(),
-            created_by: Some(account.created_by.clone()).filter(|by| !by.is_empty()),
+            created_by: Some(account.created_by.to_string()).filter(|by| !by.is_empty()),
         }
     }
 }
@@ -263,10 +263,10 @@ impl ServiceAccountMutation {
                 access.may_grant("roles", &next.roles, &next.scope)?;
                 let before = recorded(caller.mrns(), &next);
                 next.name = kept(input.name.clone(), next.name);
-                next.description = input.description.clone().or(next.description);
+                next.description = input.description.clone().map(Into::into).or(next.description);
                 check_label(&next.name, next.description.as_deref())?;
                 if let Some(roles) = input.roles.clone() {
-                    next.roles = access.roles("roles", &role_mrns(Some(roles)), &next.scope)?;
+                    next.roles = access.roles("roles", &role_mrns(Some(roles)), &next.scope)?.into();
                     access.may_grant("roles", &next.roles, &next.scope)?;
                 }
                 next.disabled = kept(input.disabled, next.disabled);
@@ -313,16 +313,16 @@ async fn create(caller: &Caller, input: CreateServiceAccountInput) -> Result<Ser
         Ok(DomainAccount {
             id,
             scope: scope.clone(),
-            name: input.name.clone(),
-            description: input.description.clone(),
-            roles,
+            name: input.name.as_str().into(),
+            description: input.description.clone().map(Into::into),
+            roles: roles.into(),
             disabled: false,
             owner: None,
             standing_key: None,
             valid_until,
             credentials_not_before: None,
             created_at: now,
-            created_by: caller.principal.mrn.clone(),
+            created_by: caller.principal.mrn.as_str().into(),
         })
     };
     // Judged before a key is made.
@@ -337,10 +337,12 @@ async fn create(caller: &Caller, input: CreateServiceAccountInput) -> Result<Ser
     };
     let pair = services.keys.load().issue_key_pair(&request, &*services.entropy);
     let pair = pair.map_err(|error| Error::internal(&error.to_string()))?;
+    let public_key: [u8; STANDING_KEY] =
+        pair.public_key.as_slice().try_into().map_err(|_| Error::internal("a public key of another length"))?;
     let (account, _) = caller
         .mutate(|access| {
             let mut account = judge(access)?;
-            account.standing_key = Some(pair.public_key.clone());
+            account.standing_key = Some(Box::new(public_key));
             let record = (None, Some(recorded(mrns, &account)));
             let audit = caller.audit(access.snapshot, "createServiceAccount", &resource(&account), &scope, record);
             Ok(Planned { writes: vec![Write::PutServiceAccount(account.clone()), audit], value: account })
@@ -348,7 +350,7 @@ async fn create(caller: &Caller, input: CreateServiceAccountInput) -> Result<Ser
         .await?;
     Ok(ServiceAccountCredential {
         mrn,
-        name: account.name,
+        name: account.name.into(),
         parent_mrn: scope_mrn.clone(),
         scope_mrn,
         certificate: pair.certificate_pem,

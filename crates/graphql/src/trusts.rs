@@ -82,26 +82,26 @@ impl WifTrust {
         Self {
             mrn: mrns.format(&Resource::Trust(trust.scope.clone(), trust.id)),
             scope: mrns.scope(&trust.scope),
-            name: trust.name.clone(),
-            description: trust.description.clone(),
+            name: trust.name.to_string(),
+            description: trust.description.as_deref().map(Into::into),
             client_id: client_id(&trust.client_name, &installation.tenant_domain),
             provider_mrn: mrns.format(&Resource::Provider(provider_scope.clone(), trust.provider)),
             service_account_mrn: mrns.format(&Resource::ServiceAccount(trust.scope.clone(), trust.service_account)),
-            subject: trust.subject.clone(),
+            subject: trust.subject.as_deref().map(Into::into),
             mappings: key_values(&trust.mappings),
-            allowed_audiences: trust.allowed_audiences.clone(),
-            condition: trust.condition.clone(),
-            source_cidrs: trust.source_cidrs.clone(),
+            allowed_audiences: trust.allowed_audiences.to_vec(),
+            condition: trust.condition.as_deref().map(Into::into),
+            source_cidrs: trust.source_cidrs.to_vec(),
             scoped_roles: shown_roles(mrns, &trust.scoped_roles),
-            passthrough_claims: trust.passthrough_claims.clone(),
+            passthrough_claims: trust.passthrough_claims.to_vec(),
             expiration: trust.lifetime,
             ends_with_subject_token: trust.ends_with_subject_token,
             binding_mrn: trust.binding.then(|| mrns.format(&Resource::Binding(trust.scope.clone(), trust.id))),
             disabled: trust.disabled,
-            warnings: trust.warnings.clone(),
+            warnings: trust.warnings.to_vec(),
             last_used: last_used.map(Timestamp::to_rfc3339),
             created_at: trust.created_at.to_rfc3339(),
-            created_by: Some(trust.created_by.clone()).filter(|by| !by.is_empty()),
+            created_by: Some(trust.created_by.to_string()).filter(|by| !by.is_empty()),
         }
     }
 
@@ -419,28 +419,28 @@ async fn create(caller: &Caller, input: &CreateInput) -> Result<WifTrust> {
                 access.roles("scopedRoles", input.scoped_roles.as_deref().unwrap_or_default(), &account.scope)?;
             let trust = Trust {
                 id,
-                client_name: client_name.clone(),
+                client_name: client_name.as_str().into(),
                 scope: account.scope.clone(),
                 provider: provider.id,
-                issuer: provider.issuer.as_str().to_owned(),
+                issuer: provider.issuer.as_str().into(),
                 service_account: account.id,
                 binding: false,
-                name: input.name.clone(),
-                description: input.description.clone(),
-                subject: input.subject.clone(),
-                mappings: mappings(input.mappings.clone()),
-                allowed_audiences: input.allowed_audiences.clone().unwrap_or_default(),
-                condition: input.condition.clone(),
-                source_cidrs: input.source_cidrs.clone().unwrap_or_default(),
-                scoped_roles,
-                passthrough_claims: input.passthrough_claims.clone().unwrap_or_default(),
+                name: input.name.as_str().into(),
+                description: input.description.clone().map(Into::into),
+                subject: input.subject.clone().map(Into::into),
+                mappings: mappings(input.mappings.clone()).into(),
+                allowed_audiences: input.allowed_audiences.clone().unwrap_or_default().into(),
+                condition: input.condition.clone().map(Into::into),
+                source_cidrs: input.source_cidrs.clone().unwrap_or_default().into(),
+                scoped_roles: scoped_roles.into(),
+                passthrough_claims: input.passthrough_claims.clone().unwrap_or_default().into(),
                 lifetime: expiration,
                 ends_with_subject_token: input.ends_with_subject_token.unwrap_or(false),
                 disabled: false,
                 credentials_not_before: None,
-                warnings: Vec::new(),
+                warnings: Arc::default(),
                 created_at: now,
-                created_by: caller.principal.mrn.clone(),
+                created_by: caller.principal.mrn.as_str().into(),
             };
             let trust = admission::trust(access, trust, &provider, &account)?;
             let shown = WifTrust::new(&services.installation, &trust, &provider.scope, None);
@@ -481,15 +481,15 @@ async fn update(caller: &Caller, input: &UpdateInput) -> Result<WifTrust> {
         let before = WifTrust::new(installation, &trust, &provider_scope, None).recorded();
         let mut next = trust;
         next.name = kept(input.name.clone(), next.name);
-        next.description = input.description.clone().or(next.description);
+        next.description = input.description.clone().map(Into::into).or(next.description);
         next.subject = kept_text(input.subject.clone(), next.subject);
         next.condition = kept_text(input.condition.clone(), next.condition);
-        next.mappings = input.mappings.clone().map_or(next.mappings, |given| mappings(Some(given)));
+        next.mappings = input.mappings.clone().map_or(next.mappings, |given| mappings(Some(given)).into());
         next.allowed_audiences = kept(input.allowed_audiences.clone(), next.allowed_audiences);
         next.source_cidrs = kept(input.source_cidrs.clone(), next.source_cidrs);
         next.passthrough_claims = kept(input.passthrough_claims.clone(), next.passthrough_claims);
         if let Some(roles) = &input.scoped_roles {
-            next.scoped_roles = access.roles("scopedRoles", roles, &next.scope)?;
+            next.scoped_roles = access.roles("scopedRoles", roles, &next.scope)?.into();
         }
         if let Some(seconds) = input.expiration {
             next.lifetime = validate::lifetime("expiration", seconds)?;

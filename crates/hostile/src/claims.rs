@@ -39,8 +39,10 @@ pub fn claims(bytes: &[u8]) {
 /// A mapping matches a claim by the text that it shows, and nothing that is not there.
 fn mapped(name: &str, claims: &Claims) {
     let compile = |value: &str| {
-        let mapping = Mapping { key: format!("jwt_claims.{name}"), value: Some(value.to_owned()) };
-        mapping::compile("mappings", &[mapping], ProviderKind::CustomOidc).ok().and_then(|mut all| all.pop())
+        let mapping = [Mapping { key: format!("jwt_claims.{name}").into(), value: Some(value.into()) }];
+        mapping::check("mappings", &mapping, ProviderKind::CustomOidc).ok()?;
+        let [mapping] = mapping;
+        Some(mapping)
     };
     let Some(some) = compile("some value") else { return };
     let Some(actual) = some.actual(claims) else {

@@ -1,5 +1,7 @@
 //! Subject patterns: [`SubjectPattern`], and that what the guard rails let pass stays within one tenant.
 
+use std::sync::Arc;
+
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::id::{ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::issuer::IssuerUri;
@@ -150,24 +152,24 @@ fn trust(provider: &Provider, subject: &str) -> Trust {
         client_name: "calm-wolf-10000".into(),
         scope: Scope::Platform,
         provider: provider.id,
-        issuer: provider.issuer.as_str().to_owned(),
+        issuer: provider.issuer.as_str().to_owned().into(),
         service_account: ServiceAccountId(Uuid::nil()),
         binding: false,
         name: "trust".into(),
         description: None,
-        subject: Some(subject.to_owned()),
-        mappings: Vec::new(),
-        allowed_audiences: Vec::new(),
+        subject: Some(subject.to_owned().into()),
+        mappings: Box::default(),
+        allowed_audiences: Box::default(),
         condition: None,
-        source_cidrs: Vec::new(),
-        scoped_roles: Vec::new(),
-        passthrough_claims: Vec::new(),
+        source_cidrs: Box::default(),
+        scoped_roles: Arc::default(),
+        passthrough_claims: Box::default(),
         lifetime: TRUST_LIFETIME,
         ends_with_subject_token: false,
         disabled: false,
         credentials_not_before: None,
-        warnings: Vec::new(),
+        warnings: Arc::default(),
         created_at: Timestamp::from_seconds(0),
-        created_by: String::new(),
+        created_by: Arc::default(),
     }
 }

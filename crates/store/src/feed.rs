@@ -457,14 +457,14 @@ mod tests {
             scope: Scope::Platform,
             name: "a".into(),
             description: None,
-            roles: Vec::new(),
+            roles: Arc::default(),
             disabled: false,
             owner: None,
             standing_key: None,
             valid_until: None,
             credentials_not_before: None,
             created_at: Timestamp::default(),
-            created_by: String::new(),
+            created_by: Arc::default(),
         };
         let whole = Configuration::open(store.clone(), LoadOptions::default()).await.unwrap();
         let write = Write::PutServiceAccount(account);

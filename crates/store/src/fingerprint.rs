@@ -70,33 +70,35 @@ mod tests {
     use sallyport_domain::scope::Scope;
     use uuid::Uuid;
 
+    use std::sync::Arc;
+
     use super::*;
 
     fn a_trust() -> Trust {
         Trust {
             id: TrustId(Uuid::nil()),
-            client_name: String::new(),
+            client_name: Box::default(),
             scope: Scope::Platform,
             provider: ProviderId(Uuid::nil()),
-            issuer: "https://issuer.example".to_owned(),
+            issuer: "https://issuer.example".to_owned().into(),
             service_account: ServiceAccountId(Uuid::nil()),
             binding: true,
-            name: String::new(),
+            name: Box::default(),
             description: None,
             subject: Some("subject".into()),
-            mappings: vec![],
-            allowed_audiences: vec![],
+            mappings: Box::default(),
+            allowed_audiences: Box::default(),
             condition: None,
-            source_cidrs: vec![],
-            scoped_roles: vec![],
-            passthrough_claims: vec![],
+            source_cidrs: Box::default(),
+            scoped_roles: Arc::default(),
+            passthrough_claims: Box::default(),
             lifetime: 1,
             ends_with_subject_token: false,
             disabled: false,
             credentials_not_before: None,
-            warnings: vec![],
+            warnings: Arc::default(),
             created_at: Timestamp::default(),
-            created_by: String::new(),
+            created_by: Arc::default(),
         }
     }
 
@@ -114,16 +116,16 @@ mod tests {
             binding_fingerprint(&a_trust(), &IssuerKey::of("https://other.example")),
             changed(|t| t.scope = Scope::Space(SpaceId::parse("prod").unwrap())),
             changed(|t| t.subject = None),
-            changed(|t| t.subject = Some(String::new())),
-            changed(|t| t.condition = Some(String::new())),
+            changed(|t| t.subject = Some(Box::default())),
+            changed(|t| t.condition = Some(Box::default())),
             changed(|t| t.condition = Some("true".into())),
-            changed(|t| t.allowed_audiences = vec!["ab".into()]),
-            changed(|t| t.allowed_audiences = vec!["a".into(), "b".into()]),
-            changed(|t| t.source_cidrs = vec!["ab".into()]),
-            changed(|t| t.mappings = vec![mapping("a", None)]),
-            changed(|t| t.mappings = vec![mapping("a", Some(""))]),
-            changed(|t| t.mappings = vec![mapping("a", Some("b"))]),
-            changed(|t| t.mappings = vec![mapping("ab", Some(""))]),
+            changed(|t| t.allowed_audiences = vec!["ab".into()].into()),
+            changed(|t| t.allowed_audiences = vec!["a".into(), "b".into()].into()),
+            changed(|t| t.source_cidrs = vec!["ab".into()].into()),
+            changed(|t| t.mappings = vec![mapping("a", None)].into()),
+            changed(|t| t.mappings = vec![mapping("a", Some(""))].into()),
+            changed(|t| t.mappings = vec![mapping("a", Some("b"))].into()),
+            changed(|t| t.mappings = vec![mapping("ab", Some(""))].into()),
         ];
         let count = all.len();
         all.sort_unstable();

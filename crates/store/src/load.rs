@@ -13,6 +13,7 @@ use sallyport_domain::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId,
 use sallyport_domain::provider::Provider;
 use sallyport_domain::role::RoleName;
 use sallyport_domain::scope::Scope;
+use sallyport_domain::shared::Shared;
 use sallyport_domain::snapshot::{Change, Snapshot};
 use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::CompiledTrust;
@@ -292,7 +293,7 @@ async fn load_next(db: &impl ConnectionTrait, mut loaded: Loaded, options: LoadO
                 return Ok(loaded);
             };
             rest.next = Next::Account(rows.last().map(|row| row.id));
-            loaded.add(rows.into_iter().filter_map(account).collect());
+            loaded.add(accounts(rows).collect());
         }
         Next::Trust(after) => {
             let Some(rows) = next_chunk::<trust::Entity>(db, trust::Column::Id, after, options.chunk).await? else {
@@ -320,9 +321,7 @@ async fn load_needed(
             continue;
         }
         let changes = match needed {
-            Needed::ServiceAccount(id) => {
-                service_account::Entity::find_by_id(id.0).one(db).await?.and_then(account).into_iter().collect()
-            }
+            Needed::ServiceAccount(id) => accounts(service_account::Entity::find_by_id(id.0).all(db).await?).collect(),
             Needed::Trust(id) => trusts(db, Entity::find_by_id(id.0).all(db).await?, &loaded.snapshot).await?,
             Needed::Client(name) => {
                 let rows = Entity::find().filter(Column::ClientName.eq(*name)).all(db).await?;
@@ -347,8 +346,12 @@ async fn load_needed(
     Ok(loaded)
 }
 
-fn account(row: service_account::Model) -> Option<Change> {
-    readable(row.read()).map(|account| Change::ServiceAccount(account.id, Some(Arc::new(account))))
+fn accounts(rows: impl IntoIterator<Item = service_account::Model>) -> impl Iterator<Item = Change> {
+    let mut shared = Shared::default();
+    rows.into_iter().filter_map(|row| readable(row.read())).map(move |mut account| {
+        shared.service_account(&mut account);
+        Change::ServiceAccount(account.id, Some(Arc::new(account)))
+    })
 }
 
 /// These trusts, and those of their service accounts that `snapshot` does not hold.
@@ -357,8 +360,9 @@ async fn trusts(
     rows: Vec<trust::Model>,
     snapshot: &Snapshot,
 ) -> Result<Vec<Change>, StoreError> {
-    let compiled: Vec<_> =
-        rows.into_iter().filter_map(|row| compile(row, |id| snapshot.provider(id).cloned())).collect();
+    let mut shared = Shared::default();
+    let provider_of = |id| snapshot.provider(id).cloned();
+    let compiled: Vec<_> = rows.into_iter().filter_map(|row| compile(row, &mut shared, provider_of)).collect();
     let mut changes = accounts_of(db, &compiled, |id| snapshot.service_account(id).is_some()).await?;
     changes.extend(compiled.into_iter().map(|trust| Change::Trust(trust.trust().id, Some(Arc::new(trust)))));
     Ok(changes)
@@ -373,7 +377,7 @@ async fn accounts_of(
     let needed: BTreeSet<_> =
         trusts.iter().map(|trust| trust.trust().service_account).filter(|id| !known(*id)).map(|id| id.0).collect();
     let found = by_key::<service_account::Entity, _, _>(db, service_account::Column::Id, needed, |row| row.id).await?;
-    Ok(found.into_values().filter_map(account).collect())
+    Ok(accounts(found.into_values()).collect())
 }
 
 async fn next_chunk<E: EntityTrait>(
@@ -482,10 +486,10 @@ pub(crate) async fn changes_of(
     }
     let mut found =
         by_key::<trust::Entity, _, _>(db, trust::Column::Id, named.trusts.iter().map(|id| id.0), |row| row.id).await?;
-    let mut compiled = Vec::with_capacity(found.len());
+    let (mut compiled, mut shared) = (Vec::with_capacity(found.len()), Shared::default());
     for id in named.trusts {
         let provider_of = |id| providers.get(&id).or_else(|| base.provider(id)).cloned();
-        match found.remove(&id.0).and_then(|row| compile(row, provider_of)) {
+        match found.remove(&id.0).and_then(|row| compile(row, &mut shared, provider_of)) {
             Some(trust) => compiled.push(trust),
             None => changes.push(Change::Trust(id, None)),
         }
@@ -560,9 +564,13 @@ const fn revocation(row: &revoked_credential::Model) -> Change {
     Change::RevokedCredential(CredentialId(row.id), Timestamp::from_micros(row.until))
 }
 
-fn compile(row: trust::Model, provider_of: impl Fn(ProviderId) -> Option<Arc<Provider>>) -> Option<CompiledTrust> {
+fn compile(
+    row: trust::Model,
+    shared: &mut Shared,
+    provider_of: impl Fn(ProviderId) -> Option<Arc<Provider>>,
+) -> Option<CompiledTrust> {
     let id = row.id;
-    let trust = match row.read() {
+    let mut trust = match row.read() {
         Ok(trust) => trust,
         Err(error) => {
             tracing::error!(trust = %id, %error, "a trust cannot be read: it matches nothing");
@@ -573,6 +581,7 @@ fn compile(row: trust::Model, provider_of: impl Fn(ProviderId) -> Option<Arc<Pro
         tracing::error!(trust = %id, provider = %trust.provider, "a trust has no provider: it matches nothing");
         return None;
     };
+    shared.trust(&mut trust);
     CompiledTrust::load(trust, &provider)
         .inspect_err(|error| tracing::error!(trust = %id, %error, "a trust no longer compiles: it matches nothing"))
         .ok()

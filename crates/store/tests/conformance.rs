@@ -277,7 +277,7 @@ fn an_account(scope: Scope) -> ServiceAccount {
         scope,
         name: "robot".into(),
         description: None,
-        roles: vec![RoleRef::BuiltIn(BuiltInRole::Agent)],
+        roles: vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
         disabled: false,
         owner: None,
         standing_key: None,
@@ -316,26 +316,26 @@ fn a_trust(provider: &Provider, account: &ServiceAccount) -> Trust {
     let id = TrustId(fresh());
     Trust {
         id,
-        client_name: format!("client-{id}"),
+        client_name: format!("client-{id}").into(),
         scope: account.scope.clone(),
         provider: provider.id,
-        issuer: provider.issuer.as_str().to_owned(),
+        issuer: provider.issuer.as_str().to_owned().into(),
         service_account: account.id,
         binding: true,
         name: "ci".into(),
         description: None,
-        subject: Some(format!("subject-{id}")),
-        mappings: vec![],
-        allowed_audiences: vec![],
+        subject: Some(format!("subject-{id}").into()),
+        mappings: Box::default(),
+        allowed_audiences: Box::default(),
         condition: None,
-        source_cidrs: vec![],
-        scoped_roles: vec![],
-        passthrough_claims: vec![],
+        source_cidrs: Box::default(),
+        scoped_roles: Arc::default(),
+        passthrough_claims: Box::default(),
         lifetime: 3_600,
         ends_with_subject_token: false,
         disabled: false,
         credentials_not_before: None,
-        warnings: vec![],
+        warnings: Arc::default(),
         created_at: now(),
         created_by: "//someone".into(),
     }
@@ -421,11 +421,12 @@ fn told(snapshot: &Snapshot, trusts: &[TrustId], accounts: &[ServiceAccountId], 
 async fn everything_round_trips_and_goes(db: Db) {
     let configuration = db.configuration().await;
     let mut account = an_account(space());
-    account.description = Some(String::new());
-    account.roles = vec![RoleRef::BuiltIn(BuiltInRole::Owner), RoleRef::Organization(organization_id(), a_role().name)];
+    account.description = Some(Box::default());
+    account.roles =
+        vec![RoleRef::BuiltIn(BuiltInRole::Owner), RoleRef::Organization(organization_id(), a_role().name)].into();
     account.disabled = true;
     account.owner = Some(TrustId(fresh()));
-    account.standing_key = Some(vec![4, 0, 255]);
+    account.standing_key = Some(Box::new([255; 97]));
     account.valid_until = Some(Timestamp::from_micros(1));
     account.credentials_not_before = Some(Timestamp::from_micros(i64::MAX));
     let token = ApiToken {
@@ -453,16 +454,16 @@ async fn everything_round_trips_and_goes(db: Db) {
     provider.warnings = vec!["w \"quoted\"".into()];
     let mut trust = a_trust(&provider, &account);
     trust.description = Some("d".into());
-    trust.mappings = vec![Mapping { key: "jwt_claims.a".into(), value: Some("1".into()) }];
-    trust.allowed_audiences = vec!["b".into(), "a".into()];
+    trust.mappings = vec![Mapping { key: "jwt_claims.a".into(), value: Some("1".into()) }].into();
+    trust.allowed_audiences = vec!["b".into(), "a".into()].into();
     trust.condition = Some("claims.a == '1'".into());
-    trust.source_cidrs = vec!["10.0.0.0/8".into()];
-    trust.scoped_roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)];
-    trust.passthrough_claims = vec!["sub".into()];
+    trust.source_cidrs = vec!["10.0.0.0/8".into()].into();
+    trust.scoped_roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into();
+    trust.passthrough_claims = vec!["sub".into()].into();
     trust.ends_with_subject_token = true;
     trust.disabled = true;
     trust.credentials_not_before = Some(now());
-    trust.warnings = vec!["w".into()];
+    trust.warnings = vec!["w".into()].into();
     let revoked = CredentialId(fresh());
     let mut status = a_status(&provider);
     status.disabled = true;
@@ -617,7 +618,7 @@ async fn concurrent_mutations_all_happen(db: Db) {
     let mutations = (0..12).map(|n| {
         let configuration = Arc::clone(if n % 2 == 0 { &here } else { &there });
         tokio::spawn(async move {
-            let account = ServiceAccount { name: format!("robot-{n}"), ..an_account(Scope::Platform) };
+            let account = ServiceAccount { name: format!("robot-{n}").into(), ..an_account(Scope::Platform) };
             write(&configuration, vec![Write::PutServiceAccount(account)]).await.revision()
         })
     });
@@ -635,9 +636,9 @@ async fn duplicates_are_refused(db: Db) {
     let configuration = db.configuration().await;
     let (provider, account, trust) = furnished(&configuration).await;
     let mut first = Trust { subject: Some("same".into()), ..a_trust(&provider, &account) };
-    first.allowed_audiences = vec!["a".into(), "b".into()];
+    first.allowed_audiences = vec!["a".into(), "b".into()].into();
     let mut second = Trust { id: TrustId(fresh()), client_name: "other".into(), ..first.clone() };
-    second.allowed_audiences = vec!["b".into(), "a".into(), "b".into()];
+    second.allowed_audiences = vec!["b".into(), "a".into(), "b".into()].into();
     let with_fingerprint = |trust: &Trust| Write::PutTrust {
         trust: trust.clone(),
         binding_fingerprint: Some(binding_fingerprint(trust, provider.issuer.key())),
@@ -753,7 +754,7 @@ async fn pages_in_every_order(db: Db) {
     for n in 0..17_usize {
         let account = an_account(space());
         let mut trust = a_trust(&providers[n * 5 % 3], &account);
-        trust.name = format!("name-{}", n * 7 % 4);
+        trust.name = format!("name-{}", n * 7 % 4).into();
         trust.created_at = now().plus_seconds(i64::try_from(n * 3 % 5).unwrap());
         writes.extend([Write::PutServiceAccount(account), put_trust(&trust)]);
         trusts.push(trust);
@@ -782,7 +783,7 @@ async fn pages_in_every_order(db: Db) {
         BindingOrderField::LastUsed,
     ] {
         let sort = |trust: &Trust| match field {
-            BindingOrderField::Name => (trust.name.clone(), 0),
+            BindingOrderField::Name => (trust.name.to_string(), 0),
             BindingOrderField::IssuerUri => (issuer_of(trust), 0),
             BindingOrderField::CreateTime => (String::new(), trust.created_at.micros()),
             BindingOrderField::LastUsed => (String::new(), used.get(&trust.id).map_or(0, |t| t.micros())),

@@ -3,7 +3,7 @@
 use super::subjects::{self, Part};
 use super::{View, Warning, is_blank, whole_values, words};
 use crate::condition::{Literal, SimpleTest};
-use crate::mapping::CompiledMapping;
+use crate::mapping::Mapping;
 use crate::preset::{ClaimInfo, JsonType, Pin, Tells, expression, preset, quoted};
 use crate::provider::ProviderKind;
 use crate::subject::SubjectPattern;
@@ -224,7 +224,7 @@ fn is_reviewed(claim: &ClaimInfo, value: &str) -> bool {
         && (!file || value.contains('@'))
 }
 
-fn mapping_limits(view: &View<'_>, mapping: &CompiledMapping) -> bool {
+fn mapping_limits(view: &View<'_>, mapping: &Mapping) -> bool {
     view.mapped(mapping).is_some_and(|claim| match claim.pin {
         Pin::Subject => subject_limits(view, mapping.value(), Part::Whole),
         _ => claim.reviewed && is_reviewed(claim, mapping.value()),

@@ -15,7 +15,7 @@ pub(super) enum Part {
 }
 
 /// The pattern's text and how much of a subject it is; `None` for a GitHub repository.
-pub(super) fn part(pattern: &SubjectPattern) -> Option<(&str, Part)> {
+pub(super) fn part(pattern: SubjectPattern<'_>) -> Option<(&str, Part)> {
     match pattern {
         SubjectPattern::Exact(text) => Some((text, Part::Whole)),
         SubjectPattern::Prefix(text) => Some((text, Part::Beginning)),
@@ -24,7 +24,7 @@ pub(super) fn part(pattern: &SubjectPattern) -> Option<(&str, Part)> {
 }
 
 /// Whether the pattern names the tenant of a shared issuer.
-pub(super) fn pattern_pins(view: &View<'_>, pattern: &SubjectPattern) -> bool {
+pub(super) fn pattern_pins(view: &View<'_>, pattern: SubjectPattern<'_>) -> bool {
     match part(pattern) {
         // Written for a provider of another kind it would mean nothing.
         None => view.kind == ProviderKind::GithubActions,
@@ -76,7 +76,7 @@ pub(super) fn is_anyone(view: &View<'_>, text: &str, part: Part) -> bool {
 }
 
 /// What the pattern tells.
-pub(super) fn pattern_tells(view: &View<'_>, pattern: &SubjectPattern) -> Tells {
+pub(super) fn pattern_tells(view: &View<'_>, pattern: SubjectPattern<'_>) -> Tells {
     part(pattern).map_or(Tells::Workload, |(text, part)| tells(view, text, part))
 }
 

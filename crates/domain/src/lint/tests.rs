@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -120,24 +121,24 @@ fn trust(kind: K, case: &Case) -> Trust {
         binding: false,
         name: "t".into(),
         description: None,
-        subject: case.subject.map(str::to_owned),
+        subject: case.subject.map(Into::into),
         mappings: case
             .mappings
             .iter()
-            .map(|(name, value)| Mapping { key: format!("{prefix}.{name}"), value: Some((*value).to_owned()) })
+            .map(|(name, value)| Mapping { key: format!("{prefix}.{name}").into(), value: Some((*value).into()) })
             .collect(),
         allowed_audiences: case.audiences.iter().map(|a| (*a).to_owned()).collect(),
-        condition: case.condition.map(str::to_owned),
-        source_cidrs: Vec::new(),
-        scoped_roles: Vec::new(),
+        condition: case.condition.map(Into::into),
+        source_cidrs: Box::default(),
+        scoped_roles: Arc::default(),
         passthrough_claims: case.passthrough.iter().map(|a| (*a).to_owned()).collect(),
         lifetime: case.lifetime.unwrap_or(TRUST_LIFETIME),
         ends_with_subject_token: false,
         disabled: false,
         credentials_not_before: None,
-        warnings: Vec::new(),
+        warnings: Arc::default(),
         created_at: Timestamp::from_seconds(0),
-        created_by: String::new(),
+        created_by: Arc::default(),
     }
 }
 
@@ -572,13 +573,13 @@ fn conditions_that_hold_for_a_stranger_are_refused_on_any_issuer() {
         "claims.iss.startsWith('https://') && claims.exp > 0",
     ] {
         let provider = provider(K::CustomOidc, default_issuer(K::CustomOidc));
-        let trust = Trust { condition: Some(text.to_owned()), ..trust(K::CustomOidc, &NONE) };
+        let trust = Trust { condition: Some(text.into()), ..trust(K::CustomOidc, &NONE) };
         let verdict = lint(&CompiledTrust::load(trust, &provider).unwrap(), &provider);
         assert!(verdict.refusal.is_some(), "{text}");
     }
     for text in ["claims.groups.exists(g, g == 'ops')", "url(claims.sub).path == '/x'", "claims.sub.glob('team-*')"] {
         let provider = provider(K::CustomOidc, default_issuer(K::CustomOidc));
-        let trust = Trust { condition: Some(text.to_owned()), ..trust(K::CustomOidc, &NONE) };
+        let trust = Trust { condition: Some(text.into()), ..trust(K::CustomOidc, &NONE) };
         let verdict = lint(&CompiledTrust::load(trust, &provider).unwrap(), &provider);
         assert_eq!(verdict.refusal, None, "{text}");
     }
@@ -695,7 +696,7 @@ proptest! {
     #[test]
     fn what_passes_lets_no_stranger_in(source in expression()) {
         let provider = provider(K::GithubActions, default_issuer(K::GithubActions));
-        let trust = Trust { condition: Some(source.clone()), ..trust(K::GithubActions, &NONE) };
+        let trust = Trust { condition: Some(source.as_str().into()), ..trust(K::GithubActions, &NONE) };
         if let Ok(compiled) = CompiledTrust::admit(trust, &provider)
             && lint(&compiled, &provider).refusal.is_none()
         {
@@ -718,9 +719,9 @@ proptest! {
             let provider = provider(kind, default_issuer(kind));
             let name = if kind == K::AwsSts { "aws_claims.arn" } else { "jwt_claims.repository" };
             let trust = Trust {
-                subject: subject.clone(),
-                condition: source.clone(),
-                mappings: vec![Mapping { key: name.into(), value: Some(value.clone()) }],
+                subject: subject.as_deref().map(Into::into),
+                condition: source.as_deref().map(Into::into),
+                mappings: [Mapping { key: name.into(), value: Some(value.as_str().into()) }].into(),
                 ..trust(kind, &NONE)
             };
             if let Ok(compiled) = CompiledTrust::load(trust, &provider) {

@@ -39,16 +39,16 @@ impl Model {
         Self {
             id: account.id.0,
             scope: account.scope.key(),
-            name: account.name.clone(),
-            description: account.description.clone(),
+            name: account.name.to_string(),
+            description: account.description.as_deref().map(Into::into),
             roles: roles_text(&account.roles),
             disabled: account.disabled,
             owner: account.owner.map(|id| id.0),
-            standing_key: account.standing_key.clone(),
+            standing_key: account.standing_key.as_deref().map(|key| key.to_vec()),
             valid_until: account.valid_until.map(Timestamp::micros),
             credentials_not_before: account.credentials_not_before.map(Timestamp::micros),
             created_at: account.created_at.micros(),
-            created_by: account.created_by.clone(),
+            created_by: account.created_by.to_string(),
         }
     }
 
@@ -56,16 +56,19 @@ impl Model {
         Ok(ServiceAccount {
             id: ServiceAccountId(self.id),
             scope: ROW.scope(self.id, &self.scope)?,
-            name: self.name,
-            description: self.description,
-            roles: ROW.roles(self.id, "roles", &self.roles)?,
+            name: self.name.into(),
+            description: self.description.map(Into::into),
+            roles: ROW.roles(self.id, "roles", &self.roles)?.into(),
             disabled: self.disabled,
             owner: self.owner.map(TrustId),
-            standing_key: self.standing_key,
+            standing_key: self
+                .standing_key
+                .map(|key| ROW.part(self.id, "standing_key", key.try_into().ok().map(Box::new)))
+                .transpose()?,
             valid_until: self.valid_until.map(Timestamp::from_micros),
             credentials_not_before: self.credentials_not_before.map(Timestamp::from_micros),
             created_at: Timestamp::from_micros(self.created_at),
-            created_by: self.created_by,
+            created_by: self.created_by.into(),
         })
     }
 }
