@@ -263,7 +263,7 @@ impl Running<'_> {
             p99: percentile(&outcome.latencies, 0.99),
             p999: percentile(&outcome.latencies, 0.999),
             server_cpu: Some(cores(servers)),
-            load_cpu: Some(cores(after.load.saturating_sub(before.load))),
+            load_cpu: (!plan.wakeful).then(|| cores(after.load.saturating_sub(before.load))),
             database_cpu: after
                 .database
                 .zip(before.database)
@@ -305,6 +305,8 @@ impl Running<'_> {
             warm_up: WARM_UP,
             window: self.ground.options.window,
             once: false,
+            // PostgreSQL shares the core.
+            wakeful: self.world.engine == Engine::Sqlite,
         }
     }
 
@@ -365,7 +367,8 @@ impl Running<'_> {
 
     async fn half(&mut self, variant: &Variant) -> Result<Row> {
         let rate = self.known_maximum(variant).await? / 2.0;
-        let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
+        let (requests, plan) =
+            (self.requests(variant)?, Plan { pace: Pace::Open(rate), wakeful: false, ..self.closed() });
         let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
         if row.note.is_empty() {
             row.note = format!("{rate:.0}/s due, {} of them unsent", outcome.unsent);
@@ -379,10 +382,11 @@ impl Running<'_> {
         let plan = Plan {
             pace: Pace::Open(maximum * 2.0),
             connections: self.ground.options.overload_connections,
+            wakeful: false,
             ..self.closed()
         };
         let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
-        let after = Plan { pace: Pace::Open(maximum / 2.0), ..self.closed() };
+        let after = Plan { connections: self.ground.options.connections, pace: Pace::Open(maximum / 2.0), ..plan };
         let (normal, _) = self.exchanges(&variant.name, &requests, after).await?;
         let shown = |latency: Option<Duration>| latency.map_or_else(|| "–".to_owned(), milliseconds);
         let refused = u64::try_from(during.refusals.len())?;
@@ -416,7 +420,8 @@ impl Running<'_> {
         self.start().await?;
         let count = self.world.estate.bindings();
         let (requests, fetches) = (self.make(variant, count)?, self.ground.issuer.jwks_fetches());
-        let plan = Plan { warm_up: Duration::ZERO, window: Duration::from_secs(60), once: true, ..self.closed() };
+        let (warm_up, window) = (Duration::ZERO, Duration::from_secs(60));
+        let plan = Plan { warm_up, window, once: true, wakeful: false, ..self.closed() };
         let (mut row, _) = self.exchanges(&variant.name, &requests, plan).await?;
         let fetches = self.ground.issuer.jwks_fetches() - fetches;
         row.note = format!("{count} providers, each for the first time; {fetches} key sets fetched");
@@ -441,7 +446,7 @@ impl Running<'_> {
         ensure!(items == 100, "a page of 100 has {items}");
         let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
         requests.push(&graphql_request(address, OWNER, LIST, &variables));
-        let plan = Plan { connections: 1, ..self.closed() };
+        let plan = Plan { connections: 1, wakeful: false, ..self.closed() };
         let (mut row, _) = self.row(&variant.name, &Arc::new(requests), plan).await?;
         if row.note.is_empty() {
             row.note = format!("one request at a time, {} bindings before the page", pages * 1_000);

@@ -105,6 +105,7 @@ pub fn all() -> Vec<Variant> {
         add(&once, 1, "token/ES256/once", Once, Es256, Client, false);
         add(&Estate::even(512, 1), 1, "token/RS256/cold-keys", Cold, Rs256, Client, false);
 
+        add(&Estate::even(1, 100), 1, "token/RS256/100-trusts", Maximum, Rs256, Client, false);
         let thousands = Estate::even(100, 100);
         add(&thousands, 1, "token/RS256/10000-trusts", Maximum, Rs256, Client, sqlite);
         add(&thousands, 1, "token/RS256/10000-trusts/half-rate", Half, Rs256, Client, false);

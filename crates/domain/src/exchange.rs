@@ -15,6 +15,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every door, in order.
+    pub const ALL: [Self; 2] = [Self::Rpc, Self::Oauth];
+
     /// The name in records and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,6 +80,9 @@ pub enum CredentialKind {
 }
 
 impl CredentialKind {
+    /// Every sort, in order.
+    pub const ALL: [Self; 3] = [Self::AccessToken, Self::KeyPair, Self::IdToken];
+
     /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,7 +94,7 @@ impl CredentialKind {
 
     /// Reads [`Self::name`] back.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AccessToken, Self::KeyPair, Self::IdToken].into_iter().find(|k| k.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_without_a_value_matches_nothing() {
+        let mapping = Mapping { key: "jwt_claims.a".into(), value: None };
+        check("mappings", std::slice::from_ref(&mapping), ProviderKind::CustomOidc).unwrap_err();
+        for claims in ["{}", r#"{"a":""}"#, r#"{"a":null}"#, r#"{"a":[""]}"#] {
+            assert!(!mapping.matches(&Claims::parse(claims.as_bytes()).unwrap()), "{claims}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_entry() {
         let entry = |key: &str, value: Option<&str>| Mapping { key: key.into(), value: value.map(Into::into) };
         let error = |mappings: &[Mapping], kind| check("mappings", mappings, kind).unwrap_err().to_string();

@@ -11,6 +11,7 @@ use crate::mrn::MrnDomain;
 use crate::principal::ServiceAccount;
 use crate::provider::{Provider, ProviderKind};
 use crate::role::RoleRef;
+use crate::subject::SubjectPattern;
 use crate::trust::{CompiledTrust, client_id};
 use crate::validate::joined;
 
@@ -49,6 +50,13 @@ impl Installation {
     /// The full client ID of a trust.
     pub fn client_id(&self, trust: &CompiledTrust) -> String {
         client_id(&trust.trust().client_name, &self.tenant_domain)
+    }
+
+    /// Whether this is the full client ID of a trust, to the letter.
+    fn is_client_id(&self, text: &str, trust: &CompiledTrust) -> bool {
+        text.strip_prefix(&*trust.trust().client_name)
+            .and_then(|rest| rest.strip_prefix('@')?.strip_suffix("/wfe"))
+            .is_some_and(|domain| domain == self.tenant_domain)
     }
 }
 
@@ -181,8 +189,9 @@ impl Candidate {
                 .detail("the signed request names no audience, and the provider does not ask for one");
         }
         if !allowed.is_empty() {
-            let held = identity.audiences.iter().any(|a| allowed.contains(a));
-            return check(held).expected(format!("one of: {}", joined(allowed))).actual(actual);
+            let check = check(identity.audiences.iter().any(|a| allowed.contains(a)));
+            let check = if check.is_failed() { check.expected(format!("one of: {}", joined(allowed))) } else { check };
+            return check.actual(actual);
         }
         let installation = at.installation;
         // What the provider asks for explicitly is not waived by a lax default.
@@ -191,14 +200,19 @@ impl Candidate {
                 .actual(actual)
                 .detail("the server accepts every audience (audience_policy = any)");
         }
-        let defaults = [
-            installation.mrns.scope(&self.trust.trust().scope),
-            installation.public_url.clone(),
-            installation.tenant_host().to_owned(),
-            installation.client_id(&self.trust),
-        ];
-        let held = identity.audiences.iter().any(|a| defaults.contains(a));
-        check(held).expected(format!("one of: {}", joined(&defaults))).actual(actual)
+        let scope = installation.mrns.scope(&self.trust.trust().scope);
+        let is_default = |audience: &String| {
+            *audience == installation.public_url
+                || audience == installation.tenant_host()
+                || *audience == scope
+                || installation.is_client_id(audience, &self.trust)
+        };
+        if identity.audiences.iter().any(is_default) {
+            return check(true).actual(actual);
+        }
+        let client_id = installation.client_id(&self.trust);
+        let defaults = [&scope, &installation.public_url, installation.tenant_host(), &client_id];
+        check(false).expected(format!("one of: {}", joined(defaults))).actual(actual)
     }
 
     fn freshness(&self, identity: &Identity, at: &Circumstances<'_>) -> Check {
@@ -238,9 +252,15 @@ impl Candidate {
     fn subject(&self, identity: &Identity) -> Check {
         match self.trust.subject() {
             None => Check::skipped(CheckName::Subject).actual(identity.subject.as_str()),
-            Some(pattern) => Check::of(CheckName::Subject, pattern.matches(&identity.subject))
-                .expected(pattern.to_string())
-                .actual(identity.subject.as_str()),
+            Some(pattern) => {
+                let check = Check::of(CheckName::Subject, pattern.matches(&identity.subject));
+                let check = match pattern {
+                    // What was wanted is what was found.
+                    SubjectPattern::Exact(_) if !check.is_failed() => check,
+                    pattern => check.expected(pattern.to_string()),
+                };
+                check.actual(identity.subject.as_str())
+            }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::role::{BuiltInRole, RoleName, RoleRef};
 use crate::scope::Scope;
@@ -47,23 +49,24 @@ impl MrnDomain {
 
     /// The name of `resource`.
     pub fn format(&self, resource: &Resource) -> String {
-        let domain = &self.0;
-        match resource {
-            Resource::Scope(Scope::Platform) => format!("//platform.{domain}"),
-            Resource::Scope(scope) => format!("//captain.{domain}/{scope}"),
-            Resource::ServiceAccount(scope, id) => format!("//agents.{domain}/{}serviceaccounts/{id}", under(scope)),
+        let of = |service, scope| Name::of(service, &self.0).scope(scope);
+        let Name(name) = match resource {
+            Resource::Scope(Scope::Platform) => Name::of("platform", &self.0),
+            Resource::Scope(scope) => of("captain", scope),
+            Resource::ServiceAccount(scope, id) => of("agents", scope).id("serviceaccounts", id.0),
             Resource::Credential(scope, account, id) => {
-                format!("//agents.{domain}/{}serviceaccounts/{account}/credentials/{id}", under(scope))
+                of("agents", scope).id("serviceaccounts", account.0).id("credentials", id.0)
             }
-            Resource::Role(RoleRef::BuiltIn(role)) => format!("//iam.{domain}/roles/{}", role.name()),
+            Resource::Role(RoleRef::BuiltIn(role)) => Name::of("iam", &self.0).part("roles", role.name()),
             Resource::Role(RoleRef::Organization(organization, name)) => {
-                format!("//iam.{domain}/organizations/{organization}/roles/{name}")
+                Name::of("iam", &self.0).part("organizations", organization.as_str()).part("roles", name.as_str())
             }
-            Resource::Binding(scope, id) => format!("//iam.{domain}/{}wifbindings/{id}", under(scope)),
-            Resource::Provider(scope, id) => format!("//iam.{domain}/{}wifproviders/{id}", under(scope)),
-            Resource::Trust(scope, id) => format!("//iam.{domain}/{}wiftrusts/{id}", under(scope)),
-            Resource::ApiToken(scope, id) => format!("//iam.{domain}/{}apitokens/{id}", under(scope)),
-        }
+            Resource::Binding(scope, id) => of("iam", scope).id("wifbindings", id.0),
+            Resource::Provider(scope, id) => of("iam", scope).id("wifproviders", id.0),
+            Resource::Trust(scope, id) => of("iam", scope).id("wiftrusts", id.0),
+            Resource::ApiToken(scope, id) => of("iam", scope).id("apitokens", id.0),
+        };
+        name
     }
 
     /// The name of a scope.
@@ -135,11 +138,36 @@ impl MrnDomain {
     }
 }
 
-/// The scope as a path prefix; nothing for the platform.
-fn under(scope: &Scope) -> String {
-    match scope {
-        Scope::Platform => String::new(),
-        other => format!("{other}/"),
+/// A name that is put together. Every exchange writes several, so that this does without the machinery of `format!`.
+struct Name(String);
+
+impl Name {
+    fn of(service: &str, domain: &str) -> Self {
+        let mut name = String::with_capacity(domain.len() + 160);
+        for part in ["//", service, ".", domain] {
+            name.push_str(part);
+        }
+        Self(name)
+    }
+
+    fn part(mut self, collection: &str, id: &str) -> Self {
+        for part in ["/", collection, "/", id] {
+            self.0.push_str(part);
+        }
+        self
+    }
+
+    fn id(self, collection: &str, id: Uuid) -> Self {
+        self.part(collection, id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+
+    /// Nothing for the platform.
+    fn scope(self, scope: &Scope) -> Self {
+        match scope {
+            Scope::Platform => self,
+            Scope::Organization(id) => self.part("organizations", id.as_str()),
+            Scope::Space(id) => self.part("spaces", id.as_str()),
+        }
     }
 }
 
@@ -162,7 +190,6 @@ fn split_scope<'s, 't>(segments: &'s [&'t str]) -> Option<(Scope, &'s [&'t str])
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     fn domain() -> MrnDomain {
         MrnDomain::new("api.mondoo.app").unwrap()

@@ -45,3 +45,25 @@ fn one<T: Clone + Eq + Hash>(seen: &mut HashSet<T>, part: &mut T) {
         None => drop(seen.insert(part.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::OrganizationId;
+
+    #[test]
+    fn equal_parts_become_one_and_others_stay() {
+        let mut shared = Shared::default();
+        let scope = || Scope::Organization(OrganizationId::parse("acme-org").unwrap());
+        let (mut first, mut second, mut other): (Arc<str>, Arc<str>, Arc<str>) = ("a".into(), "a".into(), "b".into());
+        for text in [&mut first, &mut second, &mut other] {
+            one(&mut shared.texts, text);
+        }
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!((&*second, &*other), ("a", "b"));
+        let (mut here, mut there) = (scope(), scope());
+        one(&mut shared.scopes, &mut here);
+        one(&mut shared.scopes, &mut there);
+        assert_eq!((here, there), (scope(), scope()));
+    }
+}

@@ -15,7 +15,7 @@ use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
 use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
-use crate::trust_index::TrustIndex;
+use crate::trust_index::{Half, TrustIndex};
 use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
@@ -326,13 +326,17 @@ impl Snapshot {
 
     /// The trust with this client name, with all it hangs together with.
     pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
-        let named = |id: &TrustId| self.trust(*id).is_some_and(|trust| &*trust.trust().client_name == client_name);
-        self.candidate(self.trust_index.of_client(client_name).find(named)?)
+        let mut trusts = self.trust_index.of_client(client_name).flat_map(|half| self.trusts_with(half));
+        self.candidate_of(trusts.find(|trust| &*trust.trust().client_name == client_name)?)
     }
 
     /// A trust with all it hangs together with.
     pub fn candidate(&self, id: TrustId) -> Option<Candidate> {
-        let trust = self.trust(id)?.clone();
+        self.candidate_of(self.trust(id)?)
+    }
+
+    fn candidate_of(&self, trust: &Arc<CompiledTrust>) -> Option<Candidate> {
+        let trust = Arc::clone(trust);
         let provider = self.providers.get(&trust.trust().provider)?.clone();
         let account = self.service_account(trust.trust().service_account).cloned();
         let scope_enabled = self.scope_enabled(&trust.trust().scope);
@@ -358,8 +362,13 @@ impl Snapshot {
 
     /// The candidates of every issuer in exactly this scope: for the simulator's view of a whole scope.
     pub fn candidates_in(&self, scope: &Scope) -> Vec<Candidate> {
-        let ids = self.trust_index.of_scope(scope);
-        ids.filter_map(|id| self.candidate(id)).filter(|c| c.trust.trust().scope == *scope).collect()
+        let trusts = self.trust_index.of_scope(scope).flat_map(|half| self.trusts_with(half));
+        trusts.filter(|trust| trust.trust().scope == *scope).filter_map(|trust| self.candidate_of(trust)).collect()
+    }
+
+    fn trusts_with(&self, half: Half) -> impl Iterator<Item = &Arc<CompiledTrust>> {
+        let with = |other| Shuffled(half.number(), other);
+        self.trusts.range(with(u64::MIN)..=with(u64::MAX)).map(|(_, trust)| trust)
     }
 
     /// The index answers by hashes: each trust is asked for its own scope and issuer.
@@ -367,10 +376,11 @@ impl Snapshot {
         &self,
         scope: &Scope,
         issuer: &IssuerKey,
-        ids: impl Iterator<Item = TrustId>,
+        halves: impl Iterator<Item = Half>,
     ) -> impl Iterator<Item = Candidate> {
-        let is_of = move |trust: &CompiledTrust| trust.trust().scope == *scope && trust.issuer() == issuer;
-        ids.filter(move |id| self.trust(*id).is_some_and(|trust| is_of(trust))).filter_map(|id| self.candidate(id))
+        let is_of = move |trust: &&Arc<CompiledTrust>| trust.trust().scope == *scope && trust.issuer() == issuer;
+        let trusts = halves.flat_map(|half| self.trusts_with(half));
+        trusts.filter(is_of).filter_map(|trust| self.candidate_of(trust))
     }
 
     /// How many trusts there are.

@@ -3,10 +3,12 @@
 //! A decision is taken on one snapshot. Should anything it rests on have changed by the time the grant is written, nothing is
 //! written and it is taken again. No credential leaves before its record is durable.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use metrics::{Counter, Histogram};
 use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms, completed};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, Protocol, ReplayKey};
 use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, TrustId};
@@ -36,6 +38,16 @@ use crate::stages::Stage;
 const DECISIONS_AT_MOST: usize = 5;
 /// Seconds by which clocks may differ.
 pub(crate) const LEEWAY: i64 = 30;
+
+/// Of what nearly every exchange counts, looked up once: the recorder of metrics is installed before the first, and stays.
+static GRANTED: LazyLock<Counter> =
+    LazyLock::new(|| metrics::counter!("sallyport_exchanges_total", "outcome" => "granted", "reason" => ""));
+static ISSUED: LazyLock<[Counter; 3]> = LazyLock::new(|| {
+    CredentialKind::ALL.map(|kind| metrics::counter!("sallyport_credentials_issued_total", "kind" => kind.name()))
+});
+static TOOK: LazyLock<[Histogram; 2]> = LazyLock::new(|| {
+    Protocol::ALL.map(|door| metrics::histogram!("sallyport_exchange_duration_seconds", "protocol" => door.name()))
+});
 
 /// What the subject token claims to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -244,12 +256,13 @@ pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
         Err(_) => ("refused", reason),
     };
     span.record("reason", if reason.is_empty() { outcome } else { reason });
-    metrics::counter!("sallyport_exchanges_total", "outcome" => outcome, "reason" => reason).increment(1);
     if result.is_ok() {
-        metrics::counter!("sallyport_credentials_issued_total", "kind" => attempt.wanted.kind().name()).increment(1);
+        GRANTED.increment(1);
+        ISSUED[attempt.wanted.kind() as usize].increment(1);
+    } else {
+        metrics::counter!("sallyport_exchanges_total", "outcome" => outcome, "reason" => reason).increment(1);
     }
-    metrics::histogram!("sallyport_exchange_duration_seconds", "protocol" => attempt.protocol.name())
-        .record(started.elapsed().as_secs_f64());
+    TOOK[attempt.protocol as usize].record(started.elapsed().as_secs_f64());
     if let Err(refusal) = &result {
         tracing::info!(%reference, protocol = attempt.protocol.name(), reason, refusal = ?refusal, "exchange refused");
     }
@@ -321,67 +334,79 @@ impl<'a> Grant<'a> {
     }
 }
 
-/// A verification, kept while a decision is taken anew: it holds for this version of this provider.
-struct Verified {
-    provider: ProviderId,
-    version: i64,
-    verification: Verification,
+/// What STS said, by provider and its version: it is not asked twice when a decision is taken anew. A JWT is verified again.
+type Asked = HashMap<(ProviderId, i64), Arc<Verification>>;
+
+/// What was decided and has yet to be recorded. Nothing else of an attempt is kept while it waits for that: under load,
+/// hundreds do.
+struct Verdict {
+    record: ExchangeRecord,
+    /// Of the configuration that it was decided on.
+    revision: i64,
+    result: Result<Granted, Refusal>,
+    reason: &'static str,
+    /// Why it is counted and not recorded, if it is.
+    unrecorded: Option<Noise>,
 }
 
 impl Run<'_> {
     async fn decide(&self) -> (Result<Granted, Refusal>, &'static str) {
-        let services = self.services;
-        if let Err(wait) = services.limits.admit(self.attempt.source_ip) {
+        if let Err(wait) = self.services.limits.admit(self.attempt.source_ip) {
             return (Err(Refusal::RateLimited(wait.0)), "rate_limit");
         }
-        let decoded = match Decoded::parse(self.attempt.form, &self.attempt.token) {
-            Ok(decoded) => decoded,
-            Err(fault) => return (Err(fault.refusal()), fault.check().name.name()),
-        };
-        if let Err(refusal) = decoded.check_times(services, self.attempt.protocol) {
-            let check = check_of_times(&refusal);
-            return (Err(refusal), check.name());
-        }
-        let needed = needed(services, &self.attempt.locator);
-        let mut snapshot = services.configuration.current_with(needed.as_slice()).await;
-        let mut verified: Vec<Verified> = Vec::new();
-        for _ in 0..DECISIONS_AT_MOST {
-            let Ok(current) = &snapshot else { return (Err(Refusal::Unavailable), "configuration") };
-            let candidates = Stage::Locate.run_now(|| locate(services, current, &self.attempt.locator, &decoded));
-            if candidates.is_empty() {
-                return (Err(Refusal::Denied), CheckName::Locate.name());
-            }
-            match self.decide_on(current, &decoded, candidates, &mut verified).await {
-                Some(decided) => return decided,
-                None => snapshot = services.configuration.refresh_with(needed.as_slice()).await,
+        let mut asked = Asked::new();
+        for decisions in 0..DECISIONS_AT_MOST {
+            // Boxed, so that what it takes to decide is given back before the record is waited for.
+            match Box::pin(self.judge(decisions > 0, &mut asked)).await {
+                Err((refusal, reason)) => return (Err(refusal), reason),
+                Ok(verdict) => {
+                    if let Some(settled) = self.settle(verdict).await {
+                        return settled;
+                    }
+                }
             }
         }
         (Err(Refusal::Unavailable), "configuration")
     }
 
-    /// Decides on one snapshot. `None`: the configuration moved on, decide again.
-    async fn decide_on(
-        &self,
-        snapshot: &Snapshot,
-        decoded: &Decoded,
-        candidates: Vec<Candidate>,
-        verified: &mut Vec<Verified>,
-    ) -> Option<(Result<Granted, Refusal>, &'static str)> {
+    /// Decides on one snapshot, and mints if it is a grant.
+    ///
+    /// # Errors
+    /// When there is nothing to record, because nothing could be decided.
+    async fn judge(&self, again: bool, asked: &mut Asked) -> Result<Box<Verdict>, (Refusal, &'static str)> {
+        let services = self.services;
+        let decoded = Decoded::parse(self.attempt.form, &self.attempt.token)
+            .map_err(|fault| (fault.refusal(), fault.check().name.name()))?;
+        decoded.check_times(services, self.attempt.protocol).map_err(|refusal| {
+            let check = check_of_times(&refusal);
+            (refusal, check.name())
+        })?;
+        let needed = needed(services, &self.attempt.locator);
+        let snapshot = if again {
+            services.configuration.refresh_with(needed.as_slice()).await
+        } else {
+            services.configuration.current_with(needed.as_slice()).await
+        };
+        let snapshot = snapshot.map_err(|_| (Refusal::Unavailable, "configuration"))?;
+        let candidates = Stage::Locate.run_now(|| locate(services, &snapshot, &self.attempt.locator, &decoded));
+        if candidates.is_empty() {
+            return Err((Refusal::Denied, CheckName::Locate.name()));
+        }
         // The trusts of one scope with one issuer may use that scope's provider or an ancestor's: each verifies by its own
         // rules, and all that match are ranked together.
-        let mut evaluated: Vec<(Candidate, Evaluation, usize)> = Vec::with_capacity(1);
+        let mut evaluated: Vec<(Candidate, Evaluation, Arc<Verification>)> = Vec::with_capacity(1);
         let mut unverified: Option<Refused> = None;
         for (provider, group) in by_provider(candidates) {
-            let index = Stage::Verify.run(self.verify(decoded, &provider, verified)).await;
-            let verification = &verified[index].verification;
+            let verification = Stage::Verify.run(self.verify(&decoded, &provider, asked)).await;
             match &verification.outcome {
                 Err(refusal) => {
-                    unverified = Some(Refused::unverified(&provider, &group, verification, refusal.clone()));
+                    unverified = Some(Refused::unverified(&provider, &group, &verification, refusal.clone()));
                 }
-                Ok(identity) => match Stage::Match.run(self.choose(snapshot, group, identity.identity())).await {
-                    Some((candidate, evaluation)) => evaluated.push((candidate, evaluation, index)),
-                    None => return Some((Err(Refusal::Unavailable), "internal")),
-                },
+                Ok(identity) => {
+                    let chosen = Stage::Match.run(self.choose(&snapshot, group, identity.identity())).await;
+                    let (candidate, evaluation) = chosen.ok_or((Refusal::Unavailable, "internal"))?;
+                    evaluated.push((candidate, evaluation, verification));
+                }
             }
         }
         let best = evaluated.into_iter().min_by_key(|(candidate, evaluation, _)| {
@@ -389,64 +414,65 @@ impl Run<'_> {
             (!evaluation.matched(), failures, candidate.rank())
         });
         let refused = match best {
-            Some((candidate, evaluation, index)) => {
-                match self.grant(snapshot, &verified[index].verification, candidate, evaluation).await {
-                    Attempted::Granted(granted) => return Some((Ok(*granted), "")),
-                    Attempted::Superseded => return None,
-                    Attempted::Failed(refusal, reason) => return Some((Err(refusal), reason)),
+            Some((candidate, evaluation, verification)) => {
+                match self.grant(&snapshot, &verification, candidate, evaluation)? {
+                    Attempted::Granted(verdict) => return Ok(verdict),
                     Attempted::Refused(refused) => *refused,
                 }
             }
-            None => unverified?,
+            None => unverified.ok_or((Refusal::Unavailable, "internal"))?,
         };
-        Some(self.record_refusal(snapshot, decoded, refused).await)
+        Ok(self.refuse(&snapshot, &decoded, refused))
     }
 
-    /// Verifies by one provider's rules, once for each version of it. Answers where in `verified` the outcome is.
-    async fn verify(&self, decoded: &Decoded, provider: &Arc<Provider>, verified: &mut Vec<Verified>) -> usize {
-        let known = verified.iter().position(|v| v.provider == provider.id && v.version == provider.version);
-        match known {
-            Some(index) => index,
-            None => {
-                let verification = match decoded {
-                    // A disabled provider is not asked, and nobody learns that it is there.
-                    _ if provider.disabled => Verification { checks: Vec::new(), outcome: Err(Refusal::Denied) },
-                    Decoded::Jwt(jwt) => self.services.verifier.verify_jwt(jwt, provider).await,
-                    Decoded::Aws(request) => self.services.verifier.verify_aws(request, provider).await,
-                };
-                verified.push(Verified { provider: provider.id, version: provider.version, verification });
-                verified.len() - 1
+    /// Verifies by one provider's rules.
+    async fn verify(&self, decoded: &Decoded, provider: &Arc<Provider>, asked: &mut Asked) -> Arc<Verification> {
+        let request = match decoded {
+            // A disabled provider is not asked, and nobody learns that it is there.
+            _ if provider.disabled => {
+                return Arc::new(Verification { checks: Vec::new(), outcome: Err(Refusal::Denied) });
             }
+            Decoded::Jwt(jwt) => return Arc::new(self.services.verifier.verify_jwt(jwt, provider).await),
+            Decoded::Aws(request) => request,
+        };
+        let version = (provider.id, provider.version);
+        if let Some(answer) = asked.get(&version) {
+            return Arc::clone(answer);
         }
+        let answer = Arc::new(self.services.verifier.verify_aws(request, provider).await);
+        asked.insert(version, Arc::clone(&answer));
+        answer
     }
 
-    async fn grant(
+    /// Grants, if the evaluation and the limits allow.
+    ///
+    /// # Errors
+    /// When there is nothing to record: the attempt was not decided.
+    fn grant(
         &self,
         snapshot: &Snapshot,
         verification: &Verification,
         candidate: Candidate,
         evaluation: Evaluation,
-    ) -> Attempted {
+    ) -> Result<Attempted, (Refusal, &'static str)> {
         let services = self.services;
-        let Ok(identity) = &verification.outcome else { return Attempted::Failed(Refusal::Unavailable, "internal") };
+        let Ok(identity) = &verification.outcome else { return Err((Refusal::Unavailable, "internal")) };
         let mut checks = preamble(verification);
         checks.extend(evaluation.checks);
         let terms = match evaluation.outcome {
             Ok(terms) => terms,
             Err(refusal) => {
-                return Attempted::Refused(Refused::verified(checks, refusal, candidate, identity));
+                return Ok(Attempted::Refused(Refused::verified(checks, refusal, candidate, identity)));
             }
         };
         if matches!(self.attempt.wanted, Wanted::IdToken { .. })
             && !snapshot.permissions_of(&terms.roles).contains(Permission::IdTokensIssue)
         {
             fail(&mut checks, CheckName::Roles, "the roles granted do not allow an ID token for another audience");
-            let refusal = Refusal::Denied;
-            return Attempted::Refused(Refused::verified(checks, refusal, candidate, identity));
+            return Ok(Attempted::Refused(Refused::verified(checks, Refusal::Denied, candidate, identity)));
         }
-        if let Err(wait) = services.limits.admit_trust(candidate.trust.trust().id) {
-            return Attempted::Failed(Refusal::RateLimited(wait.0), "rate_limit");
-        }
+        let trust = candidate.trust.trust();
+        services.limits.admit_trust(trust.id).map_err(|wait| (Refusal::RateLimited(wait.0), "rate_limit"))?;
         let replay = identity.replay_fingerprint(candidate.provider.replay);
         checks.push(match &replay {
             None => Check::skipped(CheckName::Replay),
@@ -454,41 +480,21 @@ impl Run<'_> {
         });
         let credential = CredentialId(self.reference.0);
         let grant = Grant { identity, candidate: &candidate, terms: &terms, credential };
-        let (minted, issued) = match Stage::Mint.run_now(|| mint::mint(services, &grant, &self.attempt.wanted)) {
-            Ok(minted) => minted,
-            Err(error) => {
-                tracing::error!(reference = %self.reference, %error, "a credential could not be minted");
-                return Attempted::Failed(Refusal::Unavailable, "mint");
-            }
-        };
+        let minted = Stage::Mint.run_now(|| mint::mint(services, &grant, &self.attempt.wanted));
+        let (minted, issued) = minted.map_err(|error| {
+            tracing::error!(reference = %self.reference, %error, "a credential could not be minted");
+            (Refusal::Unavailable, "mint")
+        })?;
         let (facts, hash) = (Some(identity.identity()), identity.token_hash());
-        // Only a token that may be used once can turn out to have been used.
-        let checks_if_replayed = replay.as_ref().map(|_| checks.clone());
         let mut record = self.record(snapshot, &candidate, facts, hash, checks, replay);
         record.granted = true;
-        record.service_account = Some(candidate.trust.trust().service_account);
+        record.service_account = Some(trust.service_account);
         record.credential = Some(issued);
-        match Stage::Record.run(services.recorder.record(record, snapshot.revision())).await {
-            Ok(Recorded::Durable) => {
-                let trust = candidate.trust.trust();
-                let scope = trust.scope.clone();
-                let name = Resource::Credential(scope.clone(), trust.service_account, credential);
-                let credential_mrn = services.installation.mrns.format(&name);
-                Attempted::Granted(Box::new(Granted { credential: minted, terms, scope, credential_mrn }))
-            }
-            Ok(Recorded::Superseded) => Attempted::Superseded,
-            Ok(Recorded::Replayed) => {
-                let mut checks = checks_if_replayed.unwrap_or_default();
-                fail(
-                    &mut checks,
-                    CheckName::Replay,
-                    "this token was exchanged before, and the provider allows it once",
-                );
-                Attempted::Refused(Refused::verified(checks, Refusal::Denied, candidate, identity))
-            }
-            Err(RecordError::QueueFull) => Attempted::Failed(Refusal::Unavailable, "queue_full"),
-            Err(RecordError::Unavailable) => Attempted::Failed(Refusal::Unavailable, "database"),
-        }
+        let name = Resource::Credential(trust.scope.clone(), trust.service_account, credential);
+        let credential_mrn = services.installation.mrns.format(&name);
+        let granted = Granted { credential: minted, terms, scope: trust.scope.clone(), credential_mrn };
+        let (revision, result) = (snapshot.revision(), Ok(granted));
+        Ok(Attempted::Granted(Box::new(Verdict { record, revision, result, reason: "", unrecorded: None })))
     }
 
     async fn choose(
@@ -501,35 +507,67 @@ impl Run<'_> {
         choose_apart(self.services, snapshot, group, identity, *source_ip, requested_roles).await
     }
 
-    async fn record_refusal(
-        &self,
-        snapshot: &Snapshot,
-        decoded: &Decoded,
-        refused: Refused,
-    ) -> (Result<Granted, Refusal>, &'static str) {
+    fn refuse(&self, snapshot: &Snapshot, decoded: &Decoded, refused: Refused) -> Box<Verdict> {
         let noise = refused.noise();
         let Refused { checks, refusal, candidate, identity, verified } = refused;
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
-        let trust = candidate.trust.trust();
-        let limits = &self.services.limits;
-        if noise.is_none_or(|noise| limits.record_noise(noise, candidate.provider.id, &trust.scope)) {
-            let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
-            record.reason = Some(reason.to_owned());
-            if record.subject.is_empty() {
-                record.subject = decoded.subject().unwrap_or_default().to_owned();
-            }
-            if !verified {
-                record.trust = None;
-            }
-            if let Err(error) = Stage::Record.run(self.services.recorder.record(record, snapshot.revision())).await {
-                tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
-                return (Err(Refusal::Unavailable), "database");
-            }
-        } else {
-            let why = noise.map_or("", Noise::name);
-            metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => why).increment(1);
+        let (provider, scope) = (candidate.provider.id, &candidate.trust.trust().scope);
+        let unrecorded = noise.filter(|noise| !self.services.limits.record_noise(*noise, provider, scope));
+        let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
+        record.reason = Some(reason.to_owned());
+        if record.subject.is_empty() {
+            record.subject = decoded.subject().unwrap_or_default().to_owned();
         }
-        (Err(refusal), reason)
+        if !verified {
+            record.trust = None;
+        }
+        Box::new(Verdict { record, revision: snapshot.revision(), result: Err(refusal), reason, unrecorded })
+    }
+
+    /// Puts a verdict on record, and only then answers. `None`: what the grant rests on has changed since, decide again.
+    async fn settle(&self, verdict: Box<Verdict>) -> Option<(Result<Granted, Refusal>, &'static str)> {
+        let Verdict { record, revision, result, reason, unrecorded } = *verdict;
+        if let Some(noise) = unrecorded {
+            metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => noise.name()).increment(1);
+            return Some((result, reason));
+        }
+        // Only a token that may be used once can turn out to have been used.
+        let if_replayed = record.replay.as_ref().map(|_| Box::new(record.clone()));
+        let unavailable = |reason| Some((Err(Refusal::Unavailable), reason));
+        match Stage::Record.run(self.services.recorder.record(record, revision)).await {
+            Ok(Recorded::Durable) => Some((result, reason)),
+            Ok(Recorded::Superseded) => None,
+            Ok(Recorded::Replayed) => {
+                let mut record = *if_replayed?;
+                fail(
+                    &mut record.checks,
+                    CheckName::Replay,
+                    "this token was exchanged before, and the provider allows it once",
+                );
+                let reason = CheckName::Replay.name();
+                let (granted, service_account, credential, replay) = (false, None, None, None);
+                let refusal = ExchangeRecord {
+                    reason: Some(reason.to_owned()),
+                    granted,
+                    service_account,
+                    credential,
+                    replay,
+                    ..record
+                };
+                if let Err(error) = Stage::Record.run(self.services.recorder.record(refusal, revision)).await {
+                    return self.unrecorded(error);
+                }
+                Some((Err(Refusal::Denied), reason))
+            }
+            Err(error) if result.is_err() => self.unrecorded(error),
+            Err(RecordError::QueueFull) => unavailable("queue_full"),
+            Err(RecordError::Unavailable) => unavailable("database"),
+        }
+    }
+
+    fn unrecorded(&self, error: RecordError) -> Option<(Result<Granted, Refusal>, &'static str)> {
+        tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
+        Some((Err(Refusal::Unavailable), "database"))
     }
 
     fn record(
@@ -566,10 +604,7 @@ impl Run<'_> {
 }
 
 enum Attempted {
-    Granted(Box<Granted>),
-    Superseded,
-    /// Nothing to record: the attempt was not decided.
-    Failed(Refusal, &'static str),
+    Granted(Box<Verdict>),
     Refused(Box<Refused>),
 }
 

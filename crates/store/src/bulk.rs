@@ -1,8 +1,9 @@
 //! Many rows into one table, by few statements whose texts are few as well.
 //!
 //! A statement with as many placeholders as there happen to be rows is a new text nearly every time: it is put together anew,
-//! and the database parses it anew, which costs more than the rows. Here the rows go in powers of two, and each of those
-//! texts is made, and prepared on each connection, once.
+//! and the database parses it anew, which costs more than the rows. Here each text is made, and prepared on each connection,
+//! once: on PostgreSQL, which keeps a plan of some hundred kilobytes for each, those for powers of two; on SQLite those for
+//! any number up to 64.
 
 use std::marker::PhantomData;
 use std::sync::OnceLock;
@@ -12,12 +13,12 @@ use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Iterable, Statement, Stat
 
 use crate::error::StoreError;
 
-/// Up to 2⁶ rows in one statement: larger ones are no faster, and push everything else out of the processor's caches.
-const SIZES: usize = 7;
+/// Most rows in one statement: larger ones are no faster, and push everything else out of the processor's caches.
+const ROWS: usize = 64;
 /// What SQLite takes in one statement; PostgreSQL takes twice that.
 const PARAMETERS: usize = 32_766;
 
-type Texts = [OnceLock<String>; SIZES];
+type Texts = [OnceLock<String>; ROWS];
 
 /// Inserts into the table of `E`. One `static` for each place that inserts.
 pub(crate) struct BulkInsert<E> {
@@ -31,8 +32,8 @@ impl<E: EntityTrait> BulkInsert<E> {
     /// An insert that does this on conflict; `None`: it fails.
     pub(crate) const fn new(on_conflict: Option<fn() -> OnConflict>) -> Self {
         Self {
-            sqlite: [const { OnceLock::new() }; SIZES],
-            postgres: [const { OnceLock::new() }; SIZES],
+            sqlite: [const { OnceLock::new() }; ROWS],
+            postgres: [const { OnceLock::new() }; ROWS],
             on_conflict,
             table: PhantomData,
         }
@@ -48,12 +49,11 @@ impl<E: EntityTrait> BulkInsert<E> {
         rows: impl ExactSizeIterator<Item = Vec<Value>>,
     ) -> Result<(), StoreError> {
         let columns = E::Column::iter().count();
-        let largest = SIZES.min((PARAMETERS / columns).ilog2() as usize + 1);
         let (backend, mut left, mut values) = (db.get_database_backend(), rows.len(), rows.flatten());
         while left > 0 {
-            let size = (left.ilog2() as usize).min(largest - 1);
-            let count = 1 << size;
-            let sql = self.text(backend, size);
+            let most = left.min(ROWS).min(PARAMETERS / columns);
+            let count = if backend == DbBackend::Sqlite { most } else { 1 << most.ilog2() };
+            let sql = self.text(backend, count);
             let part: Vec<Value> = values.by_ref().take(count * columns).collect();
             debug_assert_eq!(part.len(), count * columns, "a row gives a value for each column");
             db.execute_raw(Statement::from_sql_and_values(backend, sql, part)).await?;
@@ -62,20 +62,23 @@ impl<E: EntityTrait> BulkInsert<E> {
         Ok(())
     }
 
-    /// The statement for 2^`size` rows.
-    fn text(&self, backend: DbBackend, size: usize) -> &str {
+    /// The statement for so many rows, of which there is at least one.
+    fn text(&self, backend: DbBackend, count: usize) -> &str {
         let texts = if backend == DbBackend::Sqlite { &self.sqlite } else { &self.postgres };
-        texts[size].get_or_init(|| {
+        texts[count - 1].get_or_init(|| {
             let mut insert = Query::insert();
             insert.into_table(E::default()).columns(E::Column::iter());
-            for _ in 0..1 << size {
+            for _ in 0..count {
                 // Placeholders is all that becomes of the values.
                 insert.values_panic(E::Column::iter().map(|_| Expr::val(0)));
             }
             if let Some(on_conflict) = self.on_conflict {
                 insert.on_conflict(on_conflict());
             }
-            StatementBuilder::build(&insert, &backend).sql
+            let sql = StatementBuilder::build(&insert, &backend).sql;
+            // SQLite keeps a copy of each page that a statement changes, to undo it should it fail half-way. With `OR FAIL`
+            // it does not: whoever inserts here gives up the whole transaction then.
+            if backend == DbBackend::Sqlite { sql.replacen("INSERT INTO", "INSERT OR FAIL INTO", 1) } else { sql }
         })
     }
 }

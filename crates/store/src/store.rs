@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use sallyport_domain::clock::{Clock as _, SystemClock, Timestamp};
@@ -12,12 +12,12 @@ use sallyport_domain::event::Event;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
-    AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
-    IntoActiveModel, IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    AccessMode, ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, EntityTrait, IntoActiveModel, IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use crate::backup::sqlite_file;
@@ -44,6 +44,8 @@ const IDLE_POSTGRES: &str = "15s";
 /// How long one that writes may: a process that stands still in the middle of it holds up mutations for no longer, and they
 /// hold up the exchanges of the other replicas. As long as a group commit may take.
 const IDLE_WRITING: &str = "5s";
+/// How often SQLite's log is copied into its main file, when there is something new in it.
+const COPYING: Duration = Duration::from_millis(500);
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -79,6 +81,8 @@ struct Pools {
     events: OnceLock<mpsc::Sender<Event>>,
     /// Whether the last write that was tried met [`StoreError::Unwritable`].
     unwritable: AtomicBool,
+    /// Whether something was written that is not known to be in SQLite's main file.
+    in_log: AtomicBool,
 }
 
 impl Store {
@@ -96,6 +100,7 @@ impl Store {
                 feed: open_sqlite(&options.url, 1, true).await?,
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
+                in_log: AtomicBool::new(false),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
@@ -106,11 +111,16 @@ impl Store {
                 feed: open_postgres(&url, FEED_CONNECTIONS, IDLE_POSTGRES).await?,
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
+                in_log: AtomicBool::new(false),
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
         };
-        Ok(Self(Arc::new(pools)))
+        let pools = Arc::new(pools);
+        if pools.writer.get_database_backend() == DbBackend::Sqlite {
+            tokio::spawn(keep_copying(Arc::downgrade(&pools)));
+        }
+        Ok(Self(pools))
     }
 
     /// Whether the database answers, within two seconds.
@@ -191,6 +201,7 @@ impl Store {
 
     /// A transaction that writes. On SQLite it takes the write lock at once, so that it cannot lose it half-way.
     pub(crate) async fn begin_write(&self) -> Result<DatabaseTransaction, StoreError> {
+        self.0.in_log.store(true, Ordering::Relaxed);
         let options = TransactionOptions {
             sqlite_transaction_mode: match self.writer().get_database_backend() {
                 DbBackend::Sqlite => Some(SqliteTransactionMode::Immediate),
@@ -302,7 +313,7 @@ where
             Err(StoreError::Contended) => {}
             done => return done,
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause *= 2;
     }
     attempt().await
@@ -317,6 +328,23 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     options
+}
+
+/// Copies what is in SQLite's log into its main file: most of it beside the writer, and what came meanwhile between two commits,
+/// so that the log can begin anew. Left to itself, the writer would do it all in the middle of a commit.
+async fn keep_copying(pools: Weak<Pools>) {
+    loop {
+        sleep(COPYING).await;
+        let Some(pools) = pools.upgrade() else { return };
+        if !pools.in_log.swap(false, Ordering::Relaxed) {
+            continue;
+        }
+        for connection in [&pools.reader, &pools.writer] {
+            if let Err(error) = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await {
+                tracing::debug!(%error, "SQLite's log was not copied; its writer will do it");
+            }
+        }
+    }
 }
 
 async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<DatabaseConnection, StoreError> {
@@ -336,7 +364,13 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 // Pages that many commits change are copied into the database once for all of them: 40 MB, not 4.
                 .pragma("wal_autocheckpoint", "10000")
                 .busy_timeout(BUSY_SQLITE);
-            if read_only { sqlite.pragma("query_only", "ON") } else { sqlite }
+            if read_only {
+                sqlite.pragma("query_only", "ON")
+            } else {
+                // Where many trusts are used, each record changes pages of its own in the indexes: up to 32 MB of them. And
+                // there are inserts of each number of rows.
+                sqlite.pragma("cache_size", "-32768").statement_cache_capacity(256)
+            }
         })
         // When a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction still open. The
         // next one would be a savepoint in it, and the one after that would be "committed" without a byte on disk.

@@ -76,7 +76,7 @@ impl Model {
 
     /// The record, without its replay key: that is kept elsewhere, and not for long.
     pub fn read(self) -> Result<ExchangeRecord, StoreError> {
-        let protocol = [Protocol::Rpc, Protocol::Oauth].into_iter().find(|p| p.name() == self.protocol);
+        let protocol = Protocol::ALL.into_iter().find(|p| p.name() == self.protocol);
         let organization = self.organization.as_deref();
         Ok(ExchangeRecord {
             id: ExchangeId(self.id),
