@@ -11,7 +11,6 @@ use crate::mrn::MrnDomain;
 use crate::principal::ServiceAccount;
 use crate::provider::{Provider, ProviderKind};
 use crate::role::RoleRef;
-use crate::subject::SubjectPattern;
 use crate::trust::{CompiledTrust, client_id};
 use crate::validate::joined;
 
@@ -189,9 +188,10 @@ impl Candidate {
                 .detail("the signed request names no audience, and the provider does not ask for one");
         }
         if !allowed.is_empty() {
-            let check = check(identity.audiences.iter().any(|a| allowed.contains(a)));
-            let check = if check.is_failed() { check.expected(format!("one of: {}", joined(allowed))) } else { check };
-            return check.actual(actual);
+            return match identity.audiences.iter().find(|a| allowed.contains(a)) {
+                Some(accepted) => check(true).expected(accepted.as_str()).actual(actual),
+                None => check(false).expected(format!("one of: {}", joined(allowed))).actual(actual),
+            };
         }
         let installation = at.installation;
         // What the provider asks for explicitly is not waived by a lax default.
@@ -201,14 +201,14 @@ impl Candidate {
                 .detail("the server accepts every audience (audience_policy = any)");
         }
         let scope = installation.mrns.scope(&self.trust.trust().scope);
-        let is_default = |audience: &String| {
-            *audience == installation.public_url
-                || audience == installation.tenant_host()
-                || *audience == scope
+        let is_default = |audience: &&String| {
+            **audience == installation.public_url
+                || *audience == installation.tenant_host()
+                || **audience == scope
                 || installation.is_client_id(audience, &self.trust)
         };
-        if identity.audiences.iter().any(is_default) {
-            return check(true).actual(actual);
+        if let Some(accepted) = identity.audiences.iter().find(is_default) {
+            return check(true).expected(accepted.as_str()).actual(actual);
         }
         let client_id = installation.client_id(&self.trust);
         let defaults = [&scope, &installation.public_url, installation.tenant_host(), &client_id];
@@ -252,15 +252,9 @@ impl Candidate {
     fn subject(&self, identity: &Identity) -> Check {
         match self.trust.subject() {
             None => Check::skipped(CheckName::Subject).actual(identity.subject.as_str()),
-            Some(pattern) => {
-                let check = Check::of(CheckName::Subject, pattern.matches(&identity.subject));
-                let check = match pattern {
-                    // What was wanted is what was found.
-                    SubjectPattern::Exact(_) if !check.is_failed() => check,
-                    pattern => check.expected(pattern.to_string()),
-                };
-                check.actual(identity.subject.as_str())
-            }
+            Some(pattern) => Check::of(CheckName::Subject, pattern.matches(&identity.subject))
+                .expected(pattern.to_string())
+                .actual(identity.subject.as_str()),
         }
     }
 

@@ -343,10 +343,14 @@ struct Verdict {
     record: ExchangeRecord,
     /// Of the configuration that it was decided on.
     revision: i64,
-    result: Result<Granted, Refusal>,
-    reason: &'static str,
-    /// Why it is counted and not recorded, if it is.
-    unrecorded: Option<Noise>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Granted(Granted),
+    Refused(Refusal, &'static str),
+    /// A refusal that is counted and not recorded.
+    Counted(Refusal, &'static str, Noise),
 }
 
 impl Run<'_> {
@@ -377,10 +381,13 @@ impl Run<'_> {
         let services = self.services;
         let decoded = Decoded::parse(self.attempt.form, &self.attempt.token)
             .map_err(|fault| (fault.refusal(), fault.check().name.name()))?;
-        decoded.check_times(services, self.attempt.protocol).map_err(|refusal| {
-            let check = check_of_times(&refusal);
-            (refusal, check.name())
-        })?;
+        // Once: an attempt that was verified is not to end without a record because its token ends meanwhile.
+        if !again {
+            decoded.check_times(services, self.attempt.protocol).map_err(|refusal| {
+                let check = check_of_times(&refusal);
+                (refusal, check.name())
+            })?;
+        }
         let needed = needed(services, &self.attempt.locator);
         let snapshot = if again {
             services.configuration.refresh_with(needed.as_slice()).await
@@ -493,8 +500,8 @@ impl Run<'_> {
         let name = Resource::Credential(trust.scope.clone(), trust.service_account, credential);
         let credential_mrn = services.installation.mrns.format(&name);
         let granted = Granted { credential: minted, terms, scope: trust.scope.clone(), credential_mrn };
-        let (revision, result) = (snapshot.revision(), Ok(granted));
-        Ok(Attempted::Granted(Box::new(Verdict { record, revision, result, reason: "", unrecorded: None })))
+        let (revision, outcome) = (snapshot.revision(), Outcome::Granted(granted));
+        Ok(Attempted::Granted(Box::new(Verdict { record, revision, outcome })))
     }
 
     async fn choose(
@@ -512,7 +519,10 @@ impl Run<'_> {
         let Refused { checks, refusal, candidate, identity, verified } = refused;
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
         let (provider, scope) = (candidate.provider.id, &candidate.trust.trust().scope);
-        let unrecorded = noise.filter(|noise| !self.services.limits.record_noise(*noise, provider, scope));
+        let outcome = match noise.filter(|noise| !self.services.limits.record_noise(*noise, provider, scope)) {
+            Some(noise) => Outcome::Counted(refusal, reason, noise),
+            None => Outcome::Refused(refusal, reason),
+        };
         let mut record = self.record(snapshot, &candidate, identity.as_ref(), decoded.hash(), checks, None);
         record.reason = Some(reason.to_owned());
         if record.subject.is_empty() {
@@ -521,16 +531,20 @@ impl Run<'_> {
         if !verified {
             record.trust = None;
         }
-        Box::new(Verdict { record, revision: snapshot.revision(), result: Err(refusal), reason, unrecorded })
+        Box::new(Verdict { record, revision: snapshot.revision(), outcome })
     }
 
     /// Puts a verdict on record, and only then answers. `None`: what the grant rests on has changed since, decide again.
     async fn settle(&self, verdict: Box<Verdict>) -> Option<(Result<Granted, Refusal>, &'static str)> {
-        let Verdict { record, revision, result, reason, unrecorded } = *verdict;
-        if let Some(noise) = unrecorded {
-            metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => noise.name()).increment(1);
-            return Some((result, reason));
-        }
+        let Verdict { record, revision, outcome } = *verdict;
+        let (result, reason) = match outcome {
+            Outcome::Granted(granted) => (Ok(granted), ""),
+            Outcome::Refused(refusal, reason) => (Err(refusal), reason),
+            Outcome::Counted(refusal, reason, noise) => {
+                metrics::counter!("sallyport_exchanges_unrecorded_total", "why" => noise.name()).increment(1);
+                return Some((Err(refusal), reason));
+            }
+        };
         // Only a token that may be used once can turn out to have been used.
         let if_replayed = record.replay.as_ref().map(|_| Box::new(record.clone()));
         let unavailable = |reason| Some((Err(Refusal::Unavailable), reason));

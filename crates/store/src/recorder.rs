@@ -43,6 +43,8 @@ const BATCH: usize = 512;
 const PACE: Duration = Duration::from_millis(2);
 /// How often all that is ready to run gets its turn before such a commit begins: under load most who are there come into it.
 const ROUNDS: usize = 8;
+/// After how long they get no more turns.
+const GATHERING: Duration = Duration::from_millis(20);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available.
@@ -186,13 +188,17 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
         }
         // Whoever is ready to go on now comes into the same commit, and where several come together, whoever comes meanwhile.
         // When there is nothing else to do, this costs nothing.
+        let gathering = Instant::now();
         for _ in 0..if crowded { ROUNDS } else { 1 } {
             tokio::task::yield_now().await;
-        }
-        while batch.len() < BATCH
-            && let Ok(job) = jobs.try_recv()
-        {
-            batch.push(job);
+            while batch.len() < BATCH
+                && let Ok(job) = jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            if batch.len() == BATCH || gathering.elapsed() > GATHERING {
+                break;
+            }
         }
         (began, crowded) = (Instant::now(), batch.len() > 1);
         metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));

@@ -45,7 +45,7 @@ const IDLE_POSTGRES: &str = "15s";
 /// hold up the exchanges of the other replicas. As long as a group commit may take.
 const IDLE_WRITING: &str = "5s";
 /// How often SQLite's log is copied into its main file, when there is something new in it.
-const COPYING: Duration = Duration::from_millis(500);
+const COPYING: Duration = Duration::from_millis(100);
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -372,7 +372,7 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 sqlite.pragma("cache_size", "-32768").statement_cache_capacity(256)
             }
         })
-        // When a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction still open. The
+        // When a statement or a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction still open. The
         // next one would be a savepoint in it, and the one after that would be "committed" without a byte on disk.
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     Ok(Database::connect(options).await?)
