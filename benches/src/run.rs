@@ -305,8 +305,8 @@ impl Running<'_> {
             warm_up: WARM_UP,
             window: self.ground.options.window,
             once: false,
-            // PostgreSQL shares the core.
-            wakeful: self.world.engine == Engine::Sqlite,
+            // Only where the core is the load's alone.
+            wakeful: self.world.engine == Engine::Sqlite && self.ground.cores.server.is_some(),
         }
     }
 
