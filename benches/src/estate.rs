@@ -218,9 +218,9 @@ impl Builder {
         let account = ServiceAccount {
             id: ServiceAccountId(uuid_v7(self.now, &SystemEntropy)),
             scope: scope.clone(),
-            name: name.clone().into(),
+            name: name.as_str().into(),
             description: None,
-            roles: vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
+            roles: [RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
             disabled: false,
             owner: Some(id),
             standing_key: None,

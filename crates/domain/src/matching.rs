@@ -491,7 +491,7 @@ mod tests {
             scope: scope(),
             name: "a".into(),
             description: None,
-            roles: vec![RoleRef::BuiltIn(BuiltInRole::Viewer), RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
+            roles: [RoleRef::BuiltIn(BuiltInRole::Viewer), RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
             disabled: false,
             owner: None,
             standing_key: None,
@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn the_most_specific_match_wins_exact_then_conditions_then_age() {
         let mapped = Trust {
-            mappings: vec![crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }].into(),
+            mappings: [crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }].into(),
             ..trust(3, "team/app/*")
         };
         let all = [

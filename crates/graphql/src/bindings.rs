@@ -776,7 +776,7 @@ async fn update(caller: &Caller, input: UpdateInput) -> Result<Binding> {
         changed.disabled = kept(input.disabled, changed.disabled);
         match input.roles.as_deref() {
             None => {}
-            Some([]) => account.roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
+            Some([]) => account.roles = [RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
             Some(roles) => account.roles = access.roles("roles", roles, &changed.scope)?.into(),
         }
         account.name.clone_from(&changed.name);

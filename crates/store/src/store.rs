@@ -372,8 +372,9 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 sqlite.pragma("cache_size", "-32768").statement_cache_capacity(256)
             }
         })
-        // When a statement or a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction still open. The
-        // next one would be a savepoint in it, and the one after that would be "committed" without a byte on disk.
+        // When a statement or a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction
+        // still open. The next one would be a savepoint in it, and the one after that would be "committed" without a byte on
+        // disk.
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     Ok(Database::connect(options).await?)
 }

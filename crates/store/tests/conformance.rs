@@ -277,7 +277,7 @@ fn an_account(scope: Scope) -> ServiceAccount {
         scope,
         name: "robot".into(),
         description: None,
-        roles: vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
+        roles: [RoleRef::BuiltIn(BuiltInRole::Agent)].into(),
         disabled: false,
         owner: None,
         standing_key: None,
@@ -319,7 +319,7 @@ fn a_trust(provider: &Provider, account: &ServiceAccount) -> Trust {
         client_name: format!("client-{id}").into(),
         scope: account.scope.clone(),
         provider: provider.id,
-        issuer: provider.issuer.as_str().to_owned().into(),
+        issuer: provider.issuer.as_str().into(),
         service_account: account.id,
         binding: true,
         name: "ci".into(),
@@ -454,16 +454,16 @@ async fn everything_round_trips_and_goes(db: Db) {
     provider.warnings = vec!["w \"quoted\"".into()];
     let mut trust = a_trust(&provider, &account);
     trust.description = Some("d".into());
-    trust.mappings = vec![Mapping { key: "jwt_claims.a".into(), value: Some("1".into()) }].into();
-    trust.allowed_audiences = vec!["b".into(), "a".into()].into();
+    trust.mappings = [Mapping { key: "jwt_claims.a".into(), value: Some("1".into()) }].into();
+    trust.allowed_audiences = ["b".into(), "a".into()].into();
     trust.condition = Some("claims.a == '1'".into());
-    trust.source_cidrs = vec!["10.0.0.0/8".into()].into();
-    trust.scoped_roles = vec![RoleRef::BuiltIn(BuiltInRole::Agent)].into();
-    trust.passthrough_claims = vec!["sub".into()].into();
+    trust.source_cidrs = ["10.0.0.0/8".into()].into();
+    trust.scoped_roles = [RoleRef::BuiltIn(BuiltInRole::Agent)].into();
+    trust.passthrough_claims = ["sub".into()].into();
     trust.ends_with_subject_token = true;
     trust.disabled = true;
     trust.credentials_not_before = Some(now());
-    trust.warnings = vec!["w".into()].into();
+    trust.warnings = ["w".into()].into();
     let revoked = CredentialId(fresh());
     let mut status = a_status(&provider);
     status.disabled = true;
@@ -636,9 +636,9 @@ async fn duplicates_are_refused(db: Db) {
     let configuration = db.configuration().await;
     let (provider, account, trust) = furnished(&configuration).await;
     let mut first = Trust { subject: Some("same".into()), ..a_trust(&provider, &account) };
-    first.allowed_audiences = vec!["a".into(), "b".into()].into();
+    first.allowed_audiences = ["a".into(), "b".into()].into();
     let mut second = Trust { id: TrustId(fresh()), client_name: "other".into(), ..first.clone() };
-    second.allowed_audiences = vec!["b".into(), "a".into(), "b".into()].into();
+    second.allowed_audiences = ["b".into(), "a".into(), "b".into()].into();
     let with_fingerprint = |trust: &Trust| Write::PutTrust {
         trust: trust.clone(),
         binding_fingerprint: Some(binding_fingerprint(trust, provider.issuer.key())),
