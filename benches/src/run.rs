@@ -367,8 +367,7 @@ impl Running<'_> {
 
     async fn half(&mut self, variant: &Variant) -> Result<Row> {
         let rate = self.known_maximum(variant).await? / 2.0;
-        let (requests, plan) =
-            (self.requests(variant)?, Plan { pace: Pace::Open(rate), wakeful: false, ..self.closed() });
+        let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
         let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
         if row.note.is_empty() {
             row.note = format!("{rate:.0}/s due, {} of them unsent", outcome.unsent);
@@ -382,7 +381,6 @@ impl Running<'_> {
         let plan = Plan {
             pace: Pace::Open(maximum * 2.0),
             connections: self.ground.options.overload_connections,
-            wakeful: false,
             ..self.closed()
         };
         let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
@@ -421,7 +419,7 @@ impl Running<'_> {
         let count = self.world.estate.bindings();
         let (requests, fetches) = (self.make(variant, count)?, self.ground.issuer.jwks_fetches());
         let (warm_up, window) = (Duration::ZERO, Duration::from_secs(60));
-        let plan = Plan { warm_up, window, once: true, wakeful: false, ..self.closed() };
+        let plan = Plan { warm_up, window, once: true, ..self.closed() };
         let (mut row, _) = self.exchanges(&variant.name, &requests, plan).await?;
         let fetches = self.ground.issuer.jwks_fetches() - fetches;
         row.note = format!("{count} providers, each for the first time; {fetches} key sets fetched");
@@ -446,7 +444,7 @@ impl Running<'_> {
         ensure!(items == 100, "a page of 100 has {items}");
         let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
         requests.push(&graphql_request(address, OWNER, LIST, &variables));
-        let plan = Plan { connections: 1, wakeful: false, ..self.closed() };
+        let plan = Plan { connections: 1, ..self.closed() };
         let (mut row, _) = self.row(&variant.name, &Arc::new(requests), plan).await?;
         if row.note.is_empty() {
             row.note = format!("one request at a time, {} bindings before the page", pages * 1_000);
