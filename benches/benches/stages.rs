@@ -154,7 +154,7 @@ fn locate_and_match(criterion: &mut Criterion, workload: &Workload) -> Result<()
         let at = circumstances(&installation);
         let among = |candidates: Vec<Candidate>| choose(&candidates, &identity, &at).map(|(_, e)| e.matched());
         let by_client = || among(snapshot.candidate_by_client("bench-otter-0").into_iter().collect());
-        let by_scope = || among(snapshot.candidates(&scope, &issuer));
+        let by_scope = || among(snapshot.candidates_for(&scope, &issuer, &identity.subject));
         if (by_client(), by_scope()) != (Some(true), Some(true)) {
             return Err("the token does not match".into());
         }
