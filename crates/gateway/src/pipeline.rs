@@ -429,7 +429,7 @@ impl Run<'_> {
             }
             None => unverified.ok_or((Refusal::Unavailable, "internal"))?,
         };
-        Ok(self.refuse(&snapshot, &decoded, refused))
+        Ok(self.refusal(&snapshot, &decoded, refused))
     }
 
     /// Verifies by one provider's rules.
@@ -514,7 +514,7 @@ impl Run<'_> {
         choose_apart(self.services, snapshot, group, identity, *source_ip, requested_roles).await
     }
 
-    fn refuse(&self, snapshot: &Snapshot, decoded: &Decoded, refused: Refused) -> Box<Verdict> {
+    fn refusal(&self, snapshot: &Snapshot, decoded: &Decoded, refused: Refused) -> Box<Verdict> {
         let noise = refused.noise();
         let Refused { checks, refusal, candidate, identity, verified } = refused;
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
@@ -579,6 +579,7 @@ impl Run<'_> {
         }
     }
 
+    /// A refusal is not told before it is on record, either.
     fn unrecorded(&self, error: RecordError) -> Option<(Result<Granted, Refusal>, &'static str)> {
         tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
         Some((Err(Refusal::Unavailable), "database"))

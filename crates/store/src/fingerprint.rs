@@ -64,13 +64,13 @@ impl Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use sallyport_domain::clock::Timestamp;
     use sallyport_domain::id::{ProviderId, ServiceAccountId, SpaceId, TrustId};
     use sallyport_domain::mapping::Mapping;
     use sallyport_domain::scope::Scope;
     use uuid::Uuid;
-
-    use std::sync::Arc;
 
     use super::*;
 
