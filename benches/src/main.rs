@@ -13,7 +13,7 @@ use sallyport_bench::{server, variants};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures the real server: exchanges a second and per core, latencies, memory, commits, beside what the cryptography and
 /// HTTP alone cost. Ends with a check that every grant has its record.

@@ -39,6 +39,7 @@ mod m20261122_000006_configuration;
 mod m20261122_000007_audit;
 mod m20261125_000008_record;
 mod m20261125_000020_subjects;
+mod m20261126_000021_exchanges_by_trust;
 mod schema;
 
 /// How many rows of `configuration_revision` follow the first: in each, one recorder at a time can hold the revision.
@@ -64,6 +65,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000007_audit::Migration),
             Box::new(m20261125_000008_record::Migration),
             Box::new(m20261125_000020_subjects::Migration),
+            Box::new(m20261126_000021_exchanges_by_trust::Migration),
         ]
     }
 }

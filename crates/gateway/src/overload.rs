@@ -4,13 +4,20 @@
 //! database or the processor cannot keep up with, and with nothing that merely waits: exchanges that stand before a stuck
 //! issuer, however many, keep nobody out.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderValue, Request, header};
 use axum::response::Response;
+use metrics::Counter;
 
 use crate::{oauth, rpc};
+
+/// Looked up once: the recorder of metrics is installed before the first request, and stays.
+static REFUSED: LazyLock<Counter> = LazyLock::new(
+    || metrics::counter!("sallyport_exchanges_total", "outcome" => "unavailable", "reason" => "overload"),
+);
 
 /// When so many wait to be recorded, the commit under way and the next one are full.
 const WAITING: usize = 512;
@@ -60,7 +67,7 @@ impl Overload {
         if !(is_oauth || is_rpc) || !(self.is_overloaded() || waiting > WAITING) {
             return None;
         }
-        metrics::counter!("sallyport_exchanges_total", "outcome" => "unavailable", "reason" => "overload").increment(1);
+        REFUSED.increment(1);
         let mut response =
             if is_oauth { oauth::unavailable(WORDS) } else { rpc::unavailable(request.headers(), WORDS) };
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

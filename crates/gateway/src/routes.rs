@@ -10,6 +10,9 @@ use axum::routing::{any, get, post};
 use crate::services::Services;
 use crate::{discovery, introspection, oauth, rpc};
 
+/// The paths where tokens are exchanged.
+pub const EXCHANGES: [&str; 2] = [oauth::TOKEN, rpc::EXCHANGE];
+
 /// Every route of the gateway.
 pub fn router(services: Arc<Services>) -> Router {
     Router::new()

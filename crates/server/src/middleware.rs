@@ -1,18 +1,26 @@
-//! What every request passes: an id, a span, a deadline, a net under panics, headers that browsers respect.
+//! What every request passes: an id, a span, a deadline, a net under panics, headers that browsers respect. When there is more to
+//! do than can be done, exchanges are refused before all of it, where they have cost next to nothing yet.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::future::RouteFuture;
+use axum::{BoxError, Router};
 use futures::FutureExt;
-use metrics::SharedString;
+use futures::future::Either;
+use metrics::{Counter, SharedString};
 use opentelemetry_http::HeaderExtractor;
-use sallyport_gateway::{Services, Unfinished};
+use sallyport_gateway::{EXCHANGES, Services, Unfinished};
+use tower::Service;
 use tracing::Instrument;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -24,8 +32,50 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Wraps the routes. One layer: each costs every request a copy of the service beneath it.
-pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Router {
-    routes.fallback(not_found).layer(from_fn_with_state(services, pass))
+pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Front {
+    let routes = routes.fallback(not_found).layer(from_fn_with_state(Arc::clone(&services), pass));
+    Front { routes, services }
+}
+
+/// Of what is refused here, looked up once: the recorder of metrics is installed before the first request, and stays.
+static REFUSED: LazyLock<[Counter; 2]> = LazyLock::new(|| {
+    EXCHANGES.map(|path| metrics::counter!("sallyport_http_requests_total", "route" => path, "status" => "503"))
+});
+
+/// The routes, and what refuses exchanges before they get there while there is more to do than can be done.
+#[derive(Clone)]
+pub(crate) struct Front {
+    routes: Router,
+    services: Arc<Services>,
+}
+
+impl<B> Service<http::Request<B>> for Front
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // A router always is.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let services = &self.services;
+        match services.overload.refuse(&request, services.recorder.waiting()) {
+            Some(mut response) => {
+                response.headers_mut().insert(REQUEST_ID, identify(services, request.headers()));
+                if let Some(door) = EXCHANGES.iter().position(|path| request.uri().path() == *path) {
+                    REFUSED[door].increment(1);
+                }
+                Either::Left(ready(Ok(response)))
+            }
+            None => Either::Right(self.routes.call(request)),
+        }
+    }
 }
 
 async fn not_found() -> Response {
@@ -34,9 +84,6 @@ async fn not_found() -> Response {
 
 /// Names the request, on its answer and in every log line; runs it in a span, counts it, and sees to it that it ends.
 async fn pass(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
-    if let Some(response) = services.overload.refuse(&request, services.recorder.waiting()) {
-        return response;
-    }
     let id = identify(&services, request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(

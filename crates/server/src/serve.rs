@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
-use axum::Router;
+use axum::ServiceExt;
+use axum::extract::Request;
 use axum_server::Handle;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sallyport_credentials::secret::{generate_api_token, hash_secret};
@@ -33,6 +34,7 @@ use serde_json::json;
 
 use crate::backup::DatabaseLock;
 use crate::event_log::{EventLog, Target};
+use crate::middleware::Front;
 use crate::patience::Patience;
 use crate::settings::Settings;
 use crate::telemetry::Telemetry;
@@ -269,11 +271,11 @@ impl Running {
     fn listen(
         &mut self,
         listener: TcpListener,
-        routes: Router,
+        routes: Front,
         files: Option<(std::path::PathBuf, std::path::PathBuf)>,
     ) -> Result<()> {
         let handle = Handle::new();
-        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(routes);
         let task = match files {
             Some((cert, key)) => {
                 let server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());

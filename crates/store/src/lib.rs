@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`store`] (connections, errors, transactions), [`change`] (what a mutation writes, in one
 //! transaction with its audit entries and its place in the change feed), [`feed`] (the current configuration in memory,
-//! following the database), [`recorder`] (exchange records, many in one commit), [`listing`] (pages of everything, scope
+//! following the database), [`recorder`] (exchange records, many in one commit), [`usage`]
+//! (when trusts were last used), [`listing`] (pages of everything, scope
 //! first), [`events`] (the record as collectors read it), [`retention`] (what is forgotten), [`keys`] (sealed signing keys
 //! and facts about the installation), [`migrate`] (the schema, and whether this program can work with it), [`backup`] (copies
 //! of the embedded database).
@@ -25,6 +26,7 @@ mod paging;
 pub mod recorder;
 pub mod retention;
 pub mod store;
+pub mod usage;
 
 pub use change::Write;
 pub use error::{Constraint, MutateError, StoreError};

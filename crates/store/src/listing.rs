@@ -2,6 +2,7 @@
 //! None of this lies on the way of an exchange; it reads the database, not the snapshot.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::event::AuditEntry;
@@ -56,7 +57,7 @@ pub struct BindingRow {
     /// The service account it owns.
     pub account: ServiceAccount,
     /// Its provider.
-    pub provider: Provider,
+    pub provider: Arc<Provider>,
     /// When it last granted; `None` for never.
     pub last_used: Option<Timestamp>,
 }
@@ -212,6 +213,9 @@ impl Store {
         descending: bool,
         request: &PageRequest,
     ) -> Result<Page<trust::Model>, StoreError> {
+        if let Err(error) = self.write_uses(Some(scope)).await {
+            tracing::warn!(%error, "bindings are listed by their last use as far as it is written");
+        }
         let usages = page(self.reader(), usages_in(scope), usage_keyset(descending), (&NUMBER, &ID), request, |row| {
             (Key::Number(row.last_used_at), Key::Id(row.trust_id))
         })
@@ -232,11 +236,14 @@ impl Store {
         let mut providers: Vec<_> = page.items.iter().map(|row| row.provider_id).collect();
         providers.sort_unstable();
         providers.dedup();
-        let providers = by_key::<provider::Entity, _, _>(db, provider::Column::Id, providers, |row| row.id).await?;
+        let mut read = HashMap::new();
+        for (id, row) in by_key::<provider::Entity, _, _>(db, provider::Column::Id, providers, |row| row.id).await? {
+            read.insert(id, Arc::new(row.read()?));
+        }
         let mut items = Vec::with_capacity(page.items.len());
         for row in page.items {
             let (Some(account), Some(provider)) =
-                (accounts.remove(&row.service_account_id), providers.get(&row.provider_id))
+                (accounts.remove(&row.service_account_id), read.get(&row.provider_id))
             else {
                 continue;
             };
@@ -245,7 +252,7 @@ impl Store {
                 last_used: used.get(&trust.id).copied(),
                 trust,
                 account: account.read()?,
-                provider: provider.clone().read()?,
+                provider: Arc::clone(provider),
             });
         }
         Ok(Page { items, end_cursor: page.end_cursor, has_next: page.has_next })
@@ -280,22 +287,6 @@ impl Store {
     /// The database.
     pub async fn count_trusts(&self, scope: &Scope, bindings_too: bool) -> Result<u64, StoreError> {
         Ok(trusts_in(scope, (!bindings_too).then_some(false)).count(self.reader()).await?)
-    }
-
-    /// When these trusts last granted; those that never did are not in the answer.
-    ///
-    /// # Errors
-    /// The database.
-    pub async fn last_used(&self, trusts: &[TrustId]) -> Result<HashMap<TrustId, Timestamp>, StoreError> {
-        let ids = trusts.iter().map(|id| id.0);
-        let rows =
-            by_key::<trust_usage::Entity, _, _>(self.reader(), trust_usage::Column::TrustId, ids, |row| row.trust_id)
-                .await?;
-        Ok(rows
-            .into_values()
-            .filter(|row| row.last_used_at > 0)
-            .map(|row| (TrustId(row.trust_id), Timestamp::from_micros(row.last_used_at)))
-            .collect())
     }
 
     /// The trusts that lead to this service account, by id, at most `limit`.

@@ -23,6 +23,7 @@ use tracing::Instrument;
 use crate::backup::sqlite_file;
 use crate::entity::{configuration_revision, revoked_credential};
 use crate::error::StoreError;
+use crate::usage::Usages;
 
 /// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
 const ACQUIRE_POSTGRES: Duration = Duration::from_secs(1);
@@ -69,6 +70,16 @@ impl fmt::Debug for StoreOptions {
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Pools>);
 
+/// A database that may be gone.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakStore(Weak<Pools>);
+
+impl WeakStore {
+    pub(crate) fn upgrade(&self) -> Option<Store> {
+        self.0.upgrade().map(Store)
+    }
+}
+
 #[derive(Debug)]
 struct Pools {
     /// Mutations and the recorder; one connection on SQLite, which has one writer.
@@ -83,6 +94,8 @@ struct Pools {
     unwritable: AtomicBool,
     /// Whether something was written that is not known to be in SQLite's main file.
     in_log: AtomicBool,
+    /// When trusts were last used, as far as it is not written.
+    usages: Arc<Usages>,
 }
 
 impl Store {
@@ -101,6 +114,7 @@ impl Store {
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
                 in_log: AtomicBool::new(false),
+                usages: Arc::default(),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
@@ -112,15 +126,16 @@ impl Store {
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
                 in_log: AtomicBool::new(false),
+                usages: Arc::default(),
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
         };
-        let pools = Arc::new(pools);
-        if pools.writer.get_database_backend() == DbBackend::Sqlite {
-            tokio::spawn(keep_copying(Arc::downgrade(&pools)));
+        let store = Self(Arc::new(pools));
+        if store.writer().get_database_backend() == DbBackend::Sqlite {
+            tokio::spawn(keep_copying(store.downgrade()));
         }
-        Ok(Self(pools))
+        Ok(store)
     }
 
     /// Whether the database answers, within two seconds.
@@ -166,13 +181,25 @@ impl Store {
         Ok(())
     }
 
-    /// Closes every connection, after what is under way. Later calls answer [`StoreError::Unavailable`].
+    /// Writes what is only in memory, and closes every connection after what is under way. Later calls answer
+    /// [`StoreError::Unavailable`].
     pub async fn close(&self) {
+        if let Err(error) = self.write_uses(None).await {
+            tracing::warn!(%error, "when trusts were last used could not be written; the next start finds it in the record");
+        }
         for pool in [&self.0.writer, &self.0.reader, &self.0.feed] {
             if let Err(error) = pool.close_by_ref().await {
                 tracing::warn!(%error, "closing the database");
             }
         }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.0))
+    }
+
+    pub(crate) fn usages(&self) -> &Arc<Usages> {
+        &self.0.usages
     }
 
     pub(crate) fn events(&self) -> &OnceLock<mpsc::Sender<Event>> {
@@ -332,14 +359,14 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
 
 /// Copies what is in SQLite's log into its main file: most of it beside the writer, and what came meanwhile between two commits,
 /// so that the log can begin anew. Left to itself, the writer would do it all in the middle of a commit.
-async fn keep_copying(pools: Weak<Pools>) {
+async fn keep_copying(store: WeakStore) {
     loop {
         sleep(COPYING).await;
-        let Some(pools) = pools.upgrade() else { return };
-        if !pools.in_log.swap(false, Ordering::Relaxed) {
+        let Some(store) = store.upgrade() else { return };
+        if !store.0.in_log.swap(false, Ordering::Relaxed) {
             continue;
         }
-        for connection in [&pools.reader, &pools.writer] {
+        for connection in [store.reader(), store.writer()] {
             if let Err(error) = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await {
                 tracing::debug!(%error, "SQLite's log was not copied; its writer will do it");
             }
@@ -363,6 +390,8 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 .pragma("temp_store", "MEMORY")
                 // Pages that many commits change are copied into the database once for all of them: 40 MB, not 4.
                 .pragma("wal_autocheckpoint", "10000")
+                // A page of rows at once: SQLite's thread does not wait for whoever reads them, row by row.
+                .row_buffer_size(1_024)
                 .busy_timeout(BUSY_SQLITE);
             if read_only {
                 sqlite.pragma("query_only", "ON")

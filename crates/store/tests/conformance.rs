@@ -182,6 +182,8 @@ conformance! {
     a_token_is_used_once_in_a_batch,
     a_token_is_used_once_across_batches_and_replicas,
     last_use_shows_once_answered_and_never_goes_back,
+    uses_that_were_not_written_are_found_in_the_record,
+    uses_are_written_before_the_store_closes,
     a_full_queue_refuses,
     shutdown_commits_what_is_queued,
     hostile_text_harms_nobody,
@@ -1352,6 +1354,39 @@ async fn last_use_shows_once_answered_and_never_goes_back(db: Db) {
     // Saving the trust again does not forget it.
     write(&configuration, vec![put_trust(&trust)]).await;
     assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
+}
+
+async fn uses_that_were_not_written_are_found_in_the_record(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    assert_eq!(recorder.record(a_grant(&trust), 1).await, Ok(Recorded::Durable));
+    // A refusal is no use.
+    let refusal = ExchangeRecord { time: now().plus_seconds(1), granted: false, ..a_grant(&trust) };
+    assert_eq!(recorder.record(refusal, 1).await, Ok(Recorded::Durable));
+    // As if the process had died before it wrote the use.
+    db.sql("UPDATE trust_usages SET last_used_at = 0").await;
+    let other = db.replica().await;
+    let _recorder = Recorder::start(other.clone(), db.configuration().await, RecorderOptions::default());
+    let found = async {
+        loop {
+            if let Some(used) = other.last_used(&[trust.id]).await.unwrap().remove(&trust.id) {
+                break used;
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(10), found).await, Ok(now()));
+}
+
+async fn uses_are_written_before_the_store_closes(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    assert_eq!(recorder.record(a_grant(&trust), 1).await, Ok(Recorded::Durable));
+    recorder.shutdown().await;
+    let other = db.replica().await;
+    db.store.close().await;
+    assert_eq!(other.last_used(&[trust.id]).await.unwrap()[&trust.id], now());
 }
 
 async fn a_full_queue_refuses(db: Db) {
