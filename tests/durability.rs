@@ -46,7 +46,12 @@ fn kill_nine_loses_neither_configuration_nor_live_credentials() {
             binding
         };
         assert_eq!(without_use(&after), without_use(&before));
-        assert!(after["getWIFAuthBinding"]["binding"]["lastUsed"].is_string(), "uses are kept: {after}");
+        // That use was in memory only, and is looked up in the record.
+        eventually("the use", Duration::from_secs(20), async || {
+            let found = world.graphql_as(&reader, &get, json!({ "mrn": binding.mrn })).await;
+            found["getWIFAuthBinding"]["binding"]["lastUsed"].is_string().then_some(())
+        })
+        .await;
         let record = world.record(&place.space, &reply.reference()).await;
         assert_eq!((&record["granted"], &record["credentialMrn"]), (&json!(true), &document["mrn"]));
         assert_eq!(crate::support::Reply::to(world.http.get(&keys)).await.json(), keys_before, "the signing keys");

@@ -9,8 +9,8 @@
 //! Replicas are replaced one by one, so every migration runs under programs that do not know it, and may have to be lived
 //! with when the new version is taken back. Hence:
 //!
-//! 1. **Only add.** A new table, a column that may be null or has a default, an index. What the version before reads or
-//!    writes is neither renamed, nor retyped, nor dropped, nor given another meaning; a release later, when nothing uses
+//! 1. **Only add.** A new table, a column that may be null or has a default, an index. Only an index that neither version
+//!    uses may go, as 4 says. What the version before reads or writes is neither renamed, nor retyped, nor dropped, nor given another meaning; a release later, when nothing uses
 //!    it any more, it may go. That later migration calls `schema::oldest_program`, and programs from before refuse to
 //!    start.
 //! 2. **No rule that the version before could break**: no `NOT NULL` without default, unique index or reference on what it
@@ -19,7 +19,7 @@
 //!    effect, whatever the migration does; the others fail, look again, and find it done.
 //! 4. **Nobody waits for long.** `exchanges` and `audit_entries` grow without bound: adding a column to them is a change of
 //!    the catalogue, an index is not, and keeps writers out while it is built. Such an index is a migration of its own,
-//!    outside a transaction, `CREATE INDEX CONCURRENTLY IF NOT EXISTS` on PostgreSQL.
+//!    outside a transaction, `CREATE INDEX CONCURRENTLY IF NOT EXISTS` on PostgreSQL, or `DROP INDEX CONCURRENTLY IF EXISTS`.
 //! 5. **A new value in an old column** (a kind of provider, say) is something that the version before cannot read. It leaves
 //!    such configuration out, and so grants nothing by it.
 //! 6. **A new restriction** (a subject that is disabled, say) is one that the version before does not enforce. Say in the

@@ -4,21 +4,27 @@
 //! The version before does not use it either.
 
 use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::DbBackend;
 
 use crate::schema::index;
+
+const NAME: &str = "ix_exchanges_trust_id_time";
 
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
+    /// So that whoever reads the record, for hours perhaps, holds up nobody who writes it: each half is done or it is not.
     fn use_transaction(&self) -> Option<bool> {
-        Some(true)
+        Some(false)
     }
 
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let name = "ix_exchanges_trust_id_time";
-        manager.drop_index(Index::drop().name(name).table("exchanges").if_exists().to_owned()).await
+        let concurrently = if manager.get_database_backend() == DbBackend::Postgres { "CONCURRENTLY" } else { "" };
+        let drop = format!(r#"DROP INDEX {concurrently} IF EXISTS "{NAME}""#);
+        manager.get_connection().execute_unprepared(&drop).await?;
+        Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

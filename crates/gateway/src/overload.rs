@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderValue, Method, Request, header};
 use axum::response::Response;
 use metrics::Counter;
 
@@ -64,7 +64,8 @@ impl Overload {
         const WORDS: &str = "there is more to do than can be done just now; try again in a second";
         let path = request.uri().path();
         let (is_oauth, is_rpc) = (path == oauth::TOKEN, path == rpc::EXCHANGE);
-        if !(is_oauth || is_rpc) || !(self.is_overloaded() || waiting > WAITING) {
+        let is_exchange = (is_oauth || is_rpc) && request.method() == Method::POST;
+        if !is_exchange || !(self.is_overloaded() || waiting > WAITING) {
             return None;
         }
         REFUSED.increment(1);
@@ -96,12 +97,13 @@ mod tests {
     #[test]
     fn only_exchanges_are_refused_and_each_client_can_read_it() {
         let overload = Overload::default();
-        let request = |path| Request::builder().uri(path).body(()).unwrap();
+        let request = |path| Request::post(path).body(()).unwrap();
         assert!(overload.refuse(&request(oauth::TOKEN), WAITING).is_none());
         assert!(overload.refuse(&request(oauth::TOKEN), WAITING + 1).is_some());
         overload.late.store(TURNS, Ordering::Relaxed);
         assert!(overload.refuse(&request("/query"), WAITING + 1).is_none());
         for path in [oauth::TOKEN, rpc::EXCHANGE] {
+            assert!(overload.refuse(&Request::get(path).body(()).unwrap(), 0).is_none());
             let response = overload.refuse(&request(path), 0).unwrap();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(response.headers()[header::RETRY_AFTER], "1");

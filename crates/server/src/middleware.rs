@@ -67,7 +67,7 @@ where
         let services = &self.services;
         match services.overload.refuse(&request, services.recorder.waiting()) {
             Some(mut response) => {
-                response.headers_mut().insert(REQUEST_ID, identify(services, request.headers()));
+                mark(&mut response, identify(services, request.headers()));
                 if let Some(door) = EXCHANGES.iter().position(|path| request.uri().path() == *path) {
                     REFUSED[door].increment(1);
                 }
@@ -104,13 +104,17 @@ async fn pass(State(services): State<Arc<Services>>, mut request: Request, next:
     let mut response = finish(&services, request, next).instrument(span.clone()).await;
     span.record("http.response.status_code", response.status().as_u16());
     count(route.as_ref(), response.status(), began.elapsed());
+    mark(&mut response, id);
+    response
+}
+
+/// What every answer bears: the request's id, and what browsers respect.
+fn mark(response: &mut Response, id: HeaderValue) {
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
-    // What browsers respect.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    response
 }
 
 /// The caller's own request id when it is harmless, else a new one.

@@ -207,11 +207,6 @@ impl Store {
         };
         transaction.commit().await?;
         self.wrote();
-        for write in writes {
-            if let Write::DeleteTrust(trust) = write {
-                self.forget_use(*trust);
-            }
-        }
         for entry in recorded {
             self.tell(|| Event::Change(Box::new(entry)));
         }

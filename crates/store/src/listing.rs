@@ -1,5 +1,6 @@
 //! Pages of what is kept, and a few look-ups. Finders take the scope first: what is not in it is not found.
-//! None of this lies on the way of an exchange; it reads the database, not the snapshot.
+//! None of this lies on the way of an exchange; it reads the database, not the snapshot. Before bindings are listed by their last
+//! use, what was gathered of that is written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use sallyport_domain::scope::{Organization, Scope, Space};
 use sallyport_domain::subject_status::SubjectStatus;
 use sallyport_domain::trust::Trust;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use tokio::time::timeout;
 
 use crate::entity::{
     api_token, audit_entry, exchange, organization, provider, role, service_account, space, subject_status, trust,
@@ -24,7 +26,7 @@ use crate::entity::{
 use crate::error::StoreError;
 use crate::load::by_key;
 use crate::paging::{ID, Key, Keyset, NUMBER, Page, PageRequest, TEXT, page};
-use crate::store::{Store, timed};
+use crate::store::{PING, Store, timed};
 
 /// What bindings can be ordered by; the id breaks ties.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -213,8 +215,9 @@ impl Store {
         descending: bool,
         request: &PageRequest,
     ) -> Result<Page<trust::Model>, StoreError> {
-        if let Err(error) = self.write_uses(Some(scope)).await {
-            tracing::warn!(%error, "bindings are listed by their last use as far as it is written");
+        match timeout(PING, self.write_uses(Some(scope))).await {
+            Ok(Ok(())) => {}
+            failed => tracing::warn!(?failed, "bindings are listed by their last use as far as it is written"),
         }
         let usages = page(self.reader(), usages_in(scope), usage_keyset(descending), (&NUMBER, &ID), request, |row| {
             (Key::Number(row.last_used_at), Key::Id(row.trust_id))

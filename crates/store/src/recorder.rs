@@ -33,7 +33,7 @@ use crate::entity::{configuration_change, exchange, replay_use, subject_status};
 use crate::error::StoreError;
 use crate::feed::Configuration;
 use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
-use crate::usage;
+use crate::usage::{self, Uses};
 
 /// Most records of one commit.
 const BATCH: usize = 512;
@@ -87,6 +87,7 @@ pub enum RecordError {
 }
 
 static EXCHANGES: BulkInsert<exchange::Entity> = BulkInsert::new(None);
+
 #[derive(Debug)]
 struct Job {
     record: ExchangeRecord,
@@ -114,7 +115,9 @@ impl Recorder {
     pub fn start(store: Store, configuration: Arc<Configuration>, options: RecorderOptions) -> Self {
         let (queue, jobs) = mpsc::channel(options.queue.max(1));
         let closing = Arc::new(Notify::new());
-        tokio::spawn(usage::keep_writing(store.clone()));
+        if let Some(usages) = store.usages() {
+            tokio::spawn(usage::keep_writing(Arc::clone(usages), store.downgrade()));
+        }
         let task = tokio::spawn(run(store, configuration, jobs, Arc::clone(&closing)));
         Self { queue, closing, task: Mutex::new(Some(task)) }
     }
@@ -220,13 +223,10 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
         match outcome {
             Ok((outcomes, held)) => {
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                    let time = held.on_record(job.record.time);
-                    if outcome == Recorded::Durable && job.record.granted {
-                        store.saw_use(&job.record, time);
-                    }
                     // Whoever went away meanwhile has no use for the answer.
                     let _ = job.reply.send(Ok(outcome));
                     if outcome == Recorded::Durable {
+                        let time = held.on_record(job.record.time);
                         store.tell(|| Event::Exchange(Box::new(ExchangeRecord { time, ..job.record })));
                     }
                 }
@@ -301,10 +301,20 @@ async fn commit(
         let time = held.on_record(record.time);
         exchange::Column::iter().map(|column| exchange::Model::value(record, time, column)).collect()
     };
+    let mut uses = Uses::new();
+    for grant in rows.iter().filter(|record| record.granted) {
+        usage::add(&mut uses, grant, held.on_record(grant.time));
+    }
     EXCHANGES.rows(&transaction, rows.into_iter().map(row)).await?;
+    if store.usages().is_none() {
+        usage::write(&transaction, &uses).await?;
+    }
 
     transaction.commit().await?;
     store.wrote();
+    if let Some(usages) = store.usages() {
+        usages.gather(uses);
+    }
     Ok((outcomes, held))
 }
 

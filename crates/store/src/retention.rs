@@ -4,7 +4,6 @@
 //! Each call deletes a bounded number of rows in one short statement, found along an index; call again until it answers 0.
 
 use sallyport_domain::clock::Timestamp;
-use sallyport_domain::id::TrustId;
 use sallyport_domain::validate::LIFETIME_MAX;
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{
@@ -94,8 +93,8 @@ impl Store {
         .await
     }
 
-    /// Forgets when trusts were last used that are gone: a use may be written while its trust is being deleted, and leave this
-    /// behind. At most `limit`; answers how many went. Reads all of them: for now and then.
+    /// Forgets when trusts were last used that are gone: on PostgreSQL a grant may be recorded while its trust is being
+    /// deleted, and leave this behind. At most `limit`; answers how many went. Reads all of them: for now and then.
     ///
     /// # Errors
     /// The database.
@@ -112,9 +111,6 @@ impl Store {
             .await?;
         if orphans.is_empty() {
             return Ok(0);
-        }
-        for trust in &orphans {
-            self.forget_use(TrustId(*trust));
         }
         Ok(Entity::delete_many().filter(Column::TrustId.is_in(orphans)).exec(self.writer()).await?.rows_affected)
     }

@@ -23,6 +23,7 @@ use tracing::Instrument;
 use crate::backup::sqlite_file;
 use crate::entity::{configuration_revision, revoked_credential};
 use crate::error::StoreError;
+use crate::recorder::COMMIT;
 use crate::usage::Usages;
 
 /// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
@@ -94,8 +95,8 @@ struct Pools {
     unwritable: AtomicBool,
     /// Whether something was written that is not known to be in SQLite's main file.
     in_log: AtomicBool,
-    /// When trusts were last used, as far as it is not written.
-    usages: Arc<Usages>,
+    /// When trusts were last used, as far as it is not written: on SQLite.
+    usages: Option<Arc<Usages>>,
 }
 
 impl Store {
@@ -114,7 +115,7 @@ impl Store {
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
                 in_log: AtomicBool::new(false),
-                usages: Arc::default(),
+                usages: Some(Arc::default()),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
             let url = options.url.replacen("postgresql:", "postgres:", 1);
@@ -126,7 +127,7 @@ impl Store {
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
                 in_log: AtomicBool::new(false),
-                usages: Arc::default(),
+                usages: None,
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
@@ -184,8 +185,12 @@ impl Store {
     /// Writes what is only in memory, and closes every connection after what is under way. Later calls answer
     /// [`StoreError::Unavailable`].
     pub async fn close(&self) {
-        if let Err(error) = self.write_uses(None).await {
-            tracing::warn!(%error, "when trusts were last used could not be written; the next start finds it in the record");
+        match timeout(COMMIT, self.write_uses(None)).await {
+            Ok(Ok(())) => {}
+            failed => tracing::warn!(
+                ?failed,
+                "when trusts were last used is not written; the next start finds it in the record"
+            ),
         }
         for pool in [&self.0.writer, &self.0.reader, &self.0.feed] {
             if let Err(error) = pool.close_by_ref().await {
@@ -198,8 +203,9 @@ impl Store {
         WeakStore(Arc::downgrade(&self.0))
     }
 
-    pub(crate) fn usages(&self) -> &Arc<Usages> {
-        &self.0.usages
+    /// What is gathered of when trusts were last used, where it is.
+    pub(crate) fn usages(&self) -> Option<&Arc<Usages>> {
+        self.0.usages.as_ref()
     }
 
     pub(crate) fn events(&self) -> &OnceLock<mpsc::Sender<Event>> {
@@ -396,8 +402,8 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
             if read_only {
                 sqlite.pragma("query_only", "ON")
             } else {
-                // Where many trusts are used, each record changes pages of its own in the indexes: up to 32 MB of them. And
-                // there are inserts of each number of rows.
+                // Where many trusts are used, and many things are listed by many orders, so are many pages of the indexes: up to
+                // 32 MB. And there are inserts of each number of rows.
                 sqlite.pragma("cache_size", "-32768").statement_cache_capacity(256)
             }
         })

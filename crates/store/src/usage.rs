@@ -1,11 +1,11 @@
-//! When trusts were last used. What an exchange changes of that is kept in memory until there is more to write at once: where
-//! many trusts are used, each use would change pages of the database for itself alone, and those by the way of which bindings
-//! are listed by their last use besides.
+//! When trusts were last used.
 //!
-//! Whoever asks on this replica is told what is in memory as well; other replicas see it within a second. When the process dies
-//! before it is written, the record still says it: [`Store::recover_uses`].
+//! Where the database is shared, that is written together with the record. SQLite's is one process's own, and there it is kept
+//! in memory until there is more to write at once: where many trusts are used, each use would change pages of the database for
+//! itself alone, those among them by which bindings are listed by their last use. Whoever asks is told what is in memory as
+//! well, and when the process dies before it is written, the record still says it: see [`Store::recover_uses`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use sallyport_domain::id::TrustId;
 use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{
-    ColumnTrait, DbBackend, EntityTrait, Iterable, ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait as _,
-    Value,
+    ColumnTrait, ConnectionTrait, EntityTrait, Iterable, ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    Select, Value,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -27,15 +27,13 @@ use crate::bulk::BulkInsert;
 use crate::entity::{exchange, trust, trust_usage};
 use crate::error::StoreError;
 use crate::recorder::COMMIT;
-use crate::store::{Store, retry, timed};
+use crate::store::{Store, WeakStore, retry, timed};
 
-/// How long uses are gathered where other replicas ask for them.
-const SHARED: Duration = Duration::from_millis(500);
-/// How long they are where there is but one process.
-const ALONE: Duration = Duration::from_secs(10);
+/// How long uses are gathered.
+const GATHERING: Duration = Duration::from_secs(10);
 /// With so many gathered, they are written at once.
 const MANY: usize = 16_384;
-/// Most of one transaction: who waits to be recorded waits for no more.
+/// Most of one transaction: whoever waits to be recorded waits for no more.
 const PART: usize = 512;
 /// How far back from the newest exchange a use may not have been written: longer than they are gathered and written in.
 const UNWRITTEN: Duration = Duration::from_secs(30);
@@ -47,62 +45,82 @@ static USAGES: BulkInsert<trust_usage::Entity> = BulkInsert::new(Some(|| {
     OnConflict::column(Column::TrustId).update_column(Column::LastUsedAt).action_and_where(later).to_owned()
 }));
 
-/// What a use was of, and when.
+/// By trust, in the order of their ids: so that two replicas cannot each wait for the other, and neighbours share pages.
+pub(crate) type Uses = BTreeMap<TrustId, Use>;
+
+/// The last use of a trust.
 #[derive(Clone, Debug)]
-struct Use {
+pub(crate) struct Use {
     scope: Scope,
     binding: bool,
     at: Timestamp,
 }
 
-impl Use {
-    fn row(&self, trust: TrustId) -> Vec<Value> {
+/// Adds what a grant that is put on record at `at` says of its trust.
+pub(crate) fn add(uses: &mut Uses, grant: &ExchangeRecord, at: Timestamp) {
+    if let Some(trust) = grant.trust {
+        let first = || Use { scope: grant.scope.clone(), binding: grant.binding, at };
+        let known = uses.entry(trust).or_insert_with(first);
+        known.at = known.at.max(at);
+    }
+}
+
+/// Writes uses, in a transaction of the caller's.
+///
+/// # Errors
+/// The database.
+pub(crate) async fn write(db: &impl ConnectionTrait, uses: &Uses) -> Result<(), StoreError> {
+    let row = |(trust, last): (&TrustId, &Use)| {
         let row = trust_usage::Model {
             trust_id: trust.0,
-            scope: self.scope.key(),
-            binding: self.binding,
-            last_used_at: self.at.micros(),
+            scope: last.scope.key(),
+            binding: last.binding,
+            last_used_at: last.at.micros(),
         };
         trust_usage::Column::iter().map(|column| row.get(column)).collect()
-    }
+    };
+    let rows: Vec<Vec<Value>> = uses.iter().map(row).collect();
+    USAGES.rows(db, rows.into_iter()).await
 }
 
 /// The uses that are durable in the record only.
 #[derive(Debug, Default)]
 pub(crate) struct Usages {
-    unwritten: Mutex<BTreeMap<TrustId, Use>>,
+    unwritten: Mutex<Uses>,
+    /// Held by who writes: however many want it done, one at a time stands in the recorder's way, and the next finds it done.
+    writing: tokio::sync::Mutex<()>,
     many: Notify,
 }
 
 impl Usages {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TrustId, Use>> {
+    fn lock(&self) -> MutexGuard<'_, Uses> {
         // Each change of the map is one call: it is whole whatever panicked.
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn saw(&self, trust: TrustId, scope: &Scope, binding: bool, at: Timestamp) {
+    /// These are on record. Told before their callers are.
+    pub(crate) fn gather(&self, uses: Uses) {
         let mut unwritten = self.lock();
-        let known = unwritten.entry(trust).or_insert_with(|| Use { scope: scope.clone(), binding, at });
-        known.at = known.at.max(at);
-        if unwritten.len() == MANY {
+        for (trust, last) in uses {
+            let known = unwritten.entry(trust).or_insert_with(|| last.clone());
+            known.at = known.at.max(last.at);
+        }
+        if unwritten.len() >= MANY {
             self.many.notify_one();
         }
     }
 
     /// The next ones by id, of this scope or of all.
-    fn part(&self, after: Option<TrustId>, of: Option<&Scope>) -> Vec<(TrustId, Use)> {
+    fn part(&self, after: Option<TrustId>, of: Option<&Scope>) -> Uses {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let unwritten = self.lock();
-        let range = unwritten.range((from, Bound::Unbounded));
-        range
-            .filter(|(_, used)| of.is_none_or(|scope| used.scope == *scope))
-            .take(PART)
-            .map(|(id, used)| (*id, used.clone()))
-            .collect()
+        let wanted = |(_, last): &(&TrustId, &Use)| of.is_none_or(|scope| last.scope == *scope);
+        let range = unwritten.range((from, Bound::Unbounded)).filter(wanted).take(PART);
+        range.map(|(trust, last)| (*trust, last.clone())).collect()
     }
 
     /// These are in the database; what came meanwhile is not.
-    fn wrote(&self, part: &[(TrustId, Use)]) {
+    fn wrote(&self, part: &Uses) {
         let mut unwritten = self.lock();
         for (trust, written) in part {
             if unwritten.get(trust).is_some_and(|known| known.at <= written.at) {
@@ -113,39 +131,24 @@ impl Usages {
 }
 
 impl Store {
-    /// This grant is durable. Told before its caller is.
-    pub(crate) fn saw_use(&self, grant: &ExchangeRecord, time: Timestamp) {
-        if let Some(trust) = grant.trust {
-            self.usages().saw(trust, &grant.scope, grant.binding, time);
-        }
-    }
-
-    /// Its trust is gone.
-    pub(crate) fn forget_use(&self, trust: TrustId) {
-        self.usages().lock().remove(&trust);
-    }
-
     /// When these trusts last granted; those that never did are not in the answer.
     ///
     /// # Errors
     /// The database.
     pub async fn last_used(&self, trusts: &[TrustId]) -> Result<HashMap<TrustId, Timestamp>, StoreError> {
         use trust_usage::{Column, Entity};
+        let mut used = HashMap::new();
         // Memory first: what is written in between is in the database then.
-        let mut used: HashMap<TrustId, Timestamp> = {
-            let unwritten = self.usages().lock();
-            trusts.iter().filter_map(|trust| Some((*trust, unwritten.get(trust)?.at))).collect()
-        };
+        if let Some(usages) = self.usages() {
+            let unwritten = usages.lock();
+            used.extend(trusts.iter().filter_map(|trust| Some((*trust, unwritten.get(trust)?.at))));
+        }
         let ids = trusts.iter().map(|id| id.0);
-        let rows = Entity::find()
-            .filter(Column::TrustId.is_in(ids))
-            .filter(Column::LastUsedAt.gt(0))
-            .all(self.reader())
-            .await?;
-        for row in rows {
-            let (trust, written) = (TrustId(row.trust_id), Timestamp::from_micros(row.last_used_at));
-            let known = used.entry(trust).or_insert(written);
-            *known = written.max(*known);
+        let written = Entity::find().filter(Column::TrustId.is_in(ids)).filter(Column::LastUsedAt.gt(0));
+        for row in written.all(self.reader()).await? {
+            let at = Timestamp::from_micros(row.last_used_at);
+            let known = used.entry(TrustId(row.trust_id)).or_insert(at);
+            *known = at.max(*known);
         }
         Ok(used)
     }
@@ -155,18 +158,19 @@ impl Store {
     /// # Errors
     /// The database; what it did not take stays in memory.
     pub(crate) async fn write_uses(&self, of: Option<&Scope>) -> Result<(), StoreError> {
+        let Some(usages) = self.usages() else { return Ok(()) };
+        let _one_at_a_time = usages.writing.lock().await;
         let mut after = None;
         loop {
-            // In the order of their ids, so that two replicas cannot each wait for the other, and neighbours share pages.
-            let part = self.usages().part(after, of);
-            let Some((last, _)) = part.last() else { return Ok(()) };
+            let part = usages.part(after, of);
+            let Some((last, _)) = part.last_key_value() else { return Ok(()) };
             after = Some(*last);
-            let work = retry(|| write(self, &part));
+            let work = retry(|| write_part(self, &part));
             match timeout(COMMIT, timed("uses", work)).await {
                 Ok(written) => written?,
                 Err(_) => return Err(StoreError::timed_out("writing when trusts were last used")),
             }
-            self.usages().wrote(&part);
+            usages.wrote(&part);
         }
     }
 
@@ -174,55 +178,71 @@ impl Store {
     ///
     /// # Errors
     /// The database.
-    pub(crate) async fn recover_uses(&self) -> Result<(), StoreError> {
+    async fn recover_uses(&self) -> Result<(), StoreError> {
         use exchange::{Column, Entity};
+        let Some(usages) = self.usages() else { return Ok(()) };
         let newest = Entity::find().select_only().column(Column::Time).order_by_desc(Column::Time).limit(1);
         let Some(newest) = newest.into_tuple::<i64>().one(self.reader()).await? else { return Ok(()) };
         let since = newest.saturating_sub(i64::try_from(UNWRITTEN.as_micros()).unwrap_or(i64::MAX));
-        let uses: Vec<(Uuid, String, bool, i64)> = Entity::find()
-            .select_only()
-            .columns([Column::TrustId, Column::Scope, Column::Binding])
-            .column_as(Column::Time.max(), "at")
-            .filter(Column::Time.gte(since))
-            .filter(Column::Granted.eq(true))
-            .filter(
-                Column::TrustId.in_subquery(trust::Entity::find().select_only().column(trust::Column::Id).into_query()),
-            )
-            .group_by(Column::TrustId)
-            .group_by(Column::Scope)
-            .group_by(Column::Binding)
-            .into_tuple()
-            .all(self.reader())
-            .await?;
-        for (trust, scope, binding, at) in uses {
-            if let Some(scope) = Scope::parse_key(&scope) {
-                self.usages().saw(TrustId(trust), &scope, binding, Timestamp::from_micros(at));
-            }
-        }
+        let rows: Vec<(Uuid, String, bool, i64)> = uses_since(since).into_tuple().all(self.reader()).await?;
+        let found = rows.into_iter().filter_map(|(trust, scope, binding, at)| {
+            let (scope, at) = (Scope::parse_key(&scope)?, Timestamp::from_micros(at));
+            Some((TrustId(trust), Use { scope, binding, at }))
+        });
+        usages.gather(found.collect());
         Ok(())
     }
 }
 
-async fn write(store: &Store, part: &[(TrustId, Use)]) -> Result<(), StoreError> {
+fn uses_since(since: i64) -> Select<exchange::Entity> {
+    use exchange::{Column, Entity};
+    let there = trust::Entity::find().select_only().column(trust::Column::Id).into_query();
+    let parts = [Column::TrustId, Column::Scope, Column::Binding];
+    let uses = Entity::find().select_only().columns(parts).column_as(Column::Time.max(), "at");
+    let granted = uses.filter(Column::Time.gte(since)).filter(Column::Granted.eq(true));
+    parts.into_iter().fold(granted.filter(Column::TrustId.in_subquery(there)), QuerySelect::group_by)
+}
+
+/// One transaction. A trust that is gone by now gets no row: nobody would take it away again.
+async fn write_part(store: &Store, part: &Uses) -> Result<(), StoreError> {
+    use trust::{Column, Entity};
     let transaction = store.begin_write().await?;
-    let rows: Vec<Vec<Value>> = part.iter().map(|(trust, used)| used.row(*trust)).collect();
-    USAGES.rows(&transaction, rows.into_iter()).await?;
+    let there = Entity::find().select_only().column(Column::Id).filter(Column::Id.is_in(part.keys().map(|id| id.0)));
+    let there: HashSet<Uuid> = there.into_tuple().all(&transaction).await?.into_iter().collect();
+    let part: Uses =
+        part.iter().filter(|(id, _)| there.contains(&id.0)).map(|(id, last)| (*id, last.clone())).collect();
+    write(&transaction, &part).await?;
     transaction.commit().await?;
     Ok(())
 }
 
 /// Writes what was gathered, time and again, until the store is gone.
-pub(crate) async fn keep_writing(store: Store) {
-    if let Err(error) = store.recover_uses().await {
+pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
+    if let Some(store) = store.upgrade()
+        && let Err(error) = store.recover_uses().await
+    {
         tracing::warn!(%error, "when trusts were last used before the start may be shown as earlier than it was");
     }
-    let pause = if store.writer().get_database_backend() == DbBackend::Sqlite { ALONE } else { SHARED };
-    let (usages, store) = (Arc::clone(store.usages()), store.downgrade());
     loop {
-        let _ = timeout(pause, usages.many.notified()).await;
+        let _ = timeout(GATHERING, usages.many.notified()).await;
         let Some(store) = store.upgrade() else { return };
         if let Err(error) = store.write_uses(None).await {
             tracing::warn!(%error, "when trusts were last used could not be written; it will be tried again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::DbBackend;
+
+    use super::*;
+    use crate::listing::testing::{plan, scratch};
+
+    #[tokio::test]
+    async fn the_last_uses_are_found_along_an_index() {
+        let (store, _folder) = scratch().await;
+        let plan = plan(&store, uses_since(1).build(DbBackend::Sqlite)).await;
+        assert!(plan.contains("SEARCH exchanges USING INDEX ix_exchanges_time_id"), "{plan}");
     }
 }

@@ -184,6 +184,7 @@ conformance! {
     last_use_shows_once_answered_and_never_goes_back,
     uses_that_were_not_written_are_found_in_the_record,
     uses_are_written_before_the_store_closes,
+    the_use_of_a_trust_that_is_gone_leaves_nothing_behind,
     a_full_queue_refuses,
     shutdown_commits_what_is_queued,
     hostile_text_harms_nobody,
@@ -1351,6 +1352,16 @@ async fn last_use_shows_once_answered_and_never_goes_back(db: Db) {
         let used = db.store.last_used(&[trust.id]).await.unwrap();
         assert_eq!(used[&trust.id], now().plus_seconds(shown));
     }
+    // Neither in memory nor in the database, by whoever writes last.
+    let there = db.replica().await;
+    let late = Recorder::start(there.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    for (recorder, store, at) in [(&recorder, &db.store, 30), (&late, &there, 25)] {
+        let record = ExchangeRecord { time: now().plus_seconds(at), ..a_grant(&trust) };
+        assert_eq!(recorder.record(record, 1).await, Ok(Recorded::Durable));
+        list_by_use(store).await;
+        let used = db.replica().await.last_used(&[trust.id]).await.unwrap();
+        assert_eq!(used[&trust.id], now().plus_seconds(30));
+    }
     // Saving the trust again does not forget it.
     write(&configuration, vec![put_trust(&trust)]).await;
     assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
@@ -1364,8 +1375,7 @@ async fn uses_that_were_not_written_are_found_in_the_record(db: Db) {
     // A refusal is no use.
     let refusal = ExchangeRecord { time: now().plus_seconds(1), granted: false, ..a_grant(&trust) };
     assert_eq!(recorder.record(refusal, 1).await, Ok(Recorded::Durable));
-    // As if the process had died before it wrote the use.
-    db.sql("UPDATE trust_usages SET last_used_at = 0").await;
+    // That process dies now, as far as the next one can tell: it would have written the use in ten seconds.
     let other = db.replica().await;
     let _recorder = Recorder::start(other.clone(), db.configuration().await, RecorderOptions::default());
     let found = async {
@@ -1375,7 +1385,24 @@ async fn uses_that_were_not_written_are_found_in_the_record(db: Db) {
             }
         }
     };
-    assert_eq!(timeout(Duration::from_secs(10), found).await, Ok(now()));
+    assert_eq!(timeout(Duration::from_secs(5), found).await, Ok(now()));
+}
+
+/// By which all that was gathered of the scope is written.
+async fn list_by_use(store: &Store) {
+    let order = BindingOrder { field: BindingOrderField::LastUsed, descending: true };
+    store.list_bindings(&space(), order, &PageRequest::default()).await.unwrap();
+}
+
+async fn the_use_of_a_trust_that_is_gone_leaves_nothing_behind(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    assert_eq!(recorder.record(a_grant(&trust), 1).await, Ok(Recorded::Durable));
+    write(&configuration, vec![Write::DeleteTrust(trust.id)]).await;
+    list_by_use(&db.store).await;
+    assert_eq!(db.store.purge_orphans(10).await, Ok(0));
+    assert!(db.store.last_used(&[trust.id]).await.unwrap().is_empty());
 }
 
 async fn uses_are_written_before_the_store_closes(db: Db) {
@@ -1530,6 +1557,7 @@ async fn what_has_ended_is_forgotten(db: Db) {
     assert_eq!(db.store.count_subject_statuses(provider.id).await.unwrap(), 1);
     // A use of a trust that is gone.
     assert_eq!(db.store.purge_orphans(10).await, Ok(0));
+    list_by_use(&db.store).await;
     assert_eq!(db.store.last_used(&[trust.id]).await.unwrap().len(), 1);
     db.sql("DELETE FROM trusts").await;
     assert_eq!(db.store.purge_orphans(10).await, Ok(1));
