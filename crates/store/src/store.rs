@@ -48,6 +48,8 @@ const IDLE_POSTGRES: &str = "15s";
 const IDLE_WRITING: &str = "5s";
 /// How often SQLite's log is copied into its main file, when there is something new in it.
 const COPYING: Duration = Duration::from_millis(100);
+/// The one in how many of these that leaves nothing uncopied, so that the log can begin anew: the writer has to wait for it.
+const WHOLE: u32 = 10;
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -363,16 +365,17 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
     options
 }
 
-/// Copies what is in SQLite's log into its main file: most of it beside the writer, and what came meanwhile between two commits,
-/// so that the log can begin anew. Left to itself, the writer would do it all in the middle of a commit.
+/// Copies what is in SQLite's log into its main file, beside the writer; and time and again also what came meanwhile, between two
+/// commits, so that the log can begin anew. Left to itself, the writer would do it all in the middle of a commit.
 async fn keep_copying(store: WeakStore) {
-    loop {
+    for round in (0..WHOLE).cycle() {
         sleep(COPYING).await;
         let Some(store) = store.upgrade() else { return };
         if !store.0.in_log.swap(false, Ordering::Relaxed) {
             continue;
         }
-        for connection in [store.reader(), store.writer()] {
+        let both = [store.reader(), store.writer()];
+        for connection in if round == 0 { &both[..] } else { &both[..1] } {
             if let Err(error) = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await {
                 tracing::debug!(%error, "SQLite's log was not copied; its writer will do it");
             }
