@@ -10,8 +10,8 @@
 //! with when the new version is taken back. Hence:
 //!
 //! 1. **Only add.** A new table, a column that may be null or has a default, an index. Only an index that neither version
-//!    uses may go, as 4 says. What the version before reads or writes is neither renamed, nor retyped, nor dropped, nor given another meaning; a release later, when nothing uses
-//!    it any more, it may go. That later migration calls `schema::oldest_program`, and programs from before refuse to
+//!    uses may go, as 4 says. What the version before reads or writes is neither renamed, nor retyped, nor dropped, nor
+//!    given another meaning; a release later, when nothing uses it any more, it may go. That later migration calls `schema::oldest_program`, and programs from before refuse to
 //!    start.
 //! 2. **No rule that the version before could break**: no `NOT NULL` without default, unique index or reference on what it
 //!    writes.

@@ -15,7 +15,8 @@ pub(crate) struct Migration;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// So that whoever reads the record, for hours perhaps, holds up nobody who writes it: each half is done or it is not.
+    /// PostgreSQL drops an index beside those who use its table only outside a transaction; inside one, a dump that reads the record
+    /// for hours would hold up this, and this everyone who writes. It may be repeated.
     fn use_transaction(&self) -> Option<bool> {
         Some(false)
     }

@@ -2,11 +2,10 @@
 //!
 //! Read in this order: [`store`] (connections, errors, transactions), [`change`] (what a mutation writes, in one
 //! transaction with its audit entries and its place in the change feed), [`feed`] (the current configuration in memory,
-//! following the database), [`recorder`] (exchange records, many in one commit), [`usage`]
-//! (when trusts were last used), [`listing`] (pages of everything, scope
-//! first), [`events`] (the record as collectors read it), [`retention`] (what is forgotten), [`keys`] (sealed signing keys
-//! and facts about the installation), [`migrate`] (the schema, and whether this program can work with it), [`backup`] (copies
-//! of the embedded database).
+//! following the database), [`recorder`] (exchange records, many in one commit), [`usage`] (when trusts
+//! were last used), [`listing`] (pages of everything, scope first), [`events`] (the record as collectors read it), [`retention`]
+//! (what is forgotten), [`keys`] (sealed signing keys and facts about the installation), [`migrate`] (the schema, and whether
+//! this program can work with it), [`backup`] (copies of the embedded database).
 //!
 //! There is one way to each row: no SQL is written for one database only, and nothing here decides who may do what.
 

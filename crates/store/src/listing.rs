@@ -239,14 +239,16 @@ impl Store {
         let mut providers: Vec<_> = page.items.iter().map(|row| row.provider_id).collect();
         providers.sort_unstable();
         providers.dedup();
-        let mut read = HashMap::new();
-        for (id, row) in by_key::<provider::Entity, _, _>(db, provider::Column::Id, providers, |row| row.id).await? {
-            read.insert(id, Arc::new(row.read()?));
+        let rows = by_key::<provider::Entity, _, _>(db, provider::Column::Id, providers, |row| row.id).await?;
+        // Each is read once, however many bindings share it.
+        let mut providers = HashMap::with_capacity(rows.len());
+        for (id, row) in rows {
+            providers.insert(id, Arc::new(row.read()?));
         }
         let mut items = Vec::with_capacity(page.items.len());
         for row in page.items {
             let (Some(account), Some(provider)) =
-                (accounts.remove(&row.service_account_id), read.get(&row.provider_id))
+                (accounts.remove(&row.service_account_id), providers.get(&row.provider_id))
             else {
                 continue;
             };
