@@ -35,6 +35,11 @@ fn events(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
+/// What there is of a text that is still being written, up to the end of its last whole line.
+fn so_far(text: &str) -> &str {
+    text.rfind('\n').map_or("", |end| &text[..=end])
+}
+
 fn uids(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["metadata"]["uid"].as_str().expect("an id").to_owned()).collect()
 }
@@ -228,7 +233,7 @@ fn the_export_command_goes_on_where_it_was_however_it_ended() {
         for subject in ["exported", "refused", "exported"] {
             references.push(exchanged(&world, &place, subject).await.1);
         }
-        let lines = || events(&read(&output));
+        let lines = || events(so_far(&read(&output)));
         let complete = async |what: &str, references: &[String]| {
             eventually(what, SETTLED, async || {
                 let found: BTreeSet<String> = uids(&lines()).into_iter().collect();
@@ -306,13 +311,13 @@ fn the_event_log_has_every_event_and_may_be_moved_away() {
         assert_eq!((granted, refused), (200, 403));
         let has = async |wanted: &[&str]| {
             eventually(&format!("{wanted:?} in the event log"), Duration::from_secs(20), async || {
-                let found = uids(&events(&read(&file)));
+                let found = uids(&events(so_far(&read(&file))));
                 wanted.iter().all(|uid| found.iter().any(|f| f == uid)).then_some(())
             })
             .await;
         };
         has(&[&first, &second]).await;
-        let logged = events(&read(&file));
+        let logged = events(so_far(&read(&file)));
         let operations: Vec<&str> = logged.iter().filter_map(|event| event["api"]["operation"].as_str()).collect();
         assert_eq!(operations[..2], ["bootstrap", "rotateKeys"], "the first start is in it: {operations:?}");
         assert!(operations.contains(&"createWIFAuthBinding"), "{operations:?}");
@@ -339,7 +344,7 @@ fn the_event_log_has_every_event_and_may_be_moved_away() {
         let (_, fourth) = exchanged(&world, &place, "logged").await;
         eventually("an event after the torn line", Duration::from_secs(20), async || {
             let added = read(&file).strip_prefix(&torn).expect("what is there stays").to_owned();
-            let added = events(added.strip_prefix('\n')?);
+            let added = events(so_far(added.strip_prefix('\n')?));
             uids(&added).contains(&fourth).then_some(())
         })
         .await;
@@ -364,7 +369,7 @@ fn on_standard_output_there_are_events_and_nothing_else() {
         let create = "mutation { createOrganization(input: {name: \"n\"}) { mrn } }";
         world.graphql_as(token, create, json!({})).await;
         eventually("the change on standard output", Duration::from_secs(20), async || {
-            let lines = events(&world.server.stdout());
+            let lines = events(so_far(&world.server.stdout()));
             lines.iter().any(|event| event["api"]["operation"] == "createOrganization").then_some(())
         })
         .await;
