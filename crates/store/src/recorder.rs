@@ -90,7 +90,8 @@ static EXCHANGES: BulkInsert<exchange::Entity> = BulkInsert::new(None);
 
 #[derive(Debug)]
 struct Job {
-    record: ExchangeRecord,
+    /// Boxed: it is handed from queue to batch, and hundreds are on their way.
+    record: Box<ExchangeRecord>,
     revision: i64,
     reply: oneshot::Sender<Result<Recorded, RecordError>>,
 }
@@ -128,9 +129,9 @@ impl Recorder {
     ///
     /// # Errors
     /// When it could not be kept.
-    pub async fn record(&self, record: ExchangeRecord, revision: i64) -> Result<Recorded, RecordError> {
+    pub async fn record(&self, record: impl Into<Box<ExchangeRecord>>, revision: i64) -> Result<Recorded, RecordError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { record, revision, reply }).map_err(|refused| match refused {
+        self.queue.try_send(Job { record: record.into(), revision, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => RecordError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => RecordError::Unavailable,
         })?;
@@ -222,12 +223,12 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
         }
         match outcome {
             Ok((outcomes, held)) => {
-                for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                for (mut job, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
                     let _ = job.reply.send(Ok(outcome));
                     if outcome == Recorded::Durable {
-                        let time = held.on_record(job.record.time);
-                        store.tell(|| Event::Exchange(Box::new(ExchangeRecord { time, ..job.record })));
+                        job.record.time = held.on_record(job.record.time);
+                        store.tell(|| Event::Exchange(job.record));
                     }
                 }
             }
@@ -292,7 +293,7 @@ async fn commit(
     }
 
     let kept = jobs.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Recorded::Durable);
-    let rows: Vec<&ExchangeRecord> = kept.map(|(job, _)| &job.record).collect();
+    let rows: Vec<&ExchangeRecord> = kept.map(|(job, _)| &*job.record).collect();
     if rows.is_empty() {
         transaction.rollback().await?;
         return Ok((outcomes, held));

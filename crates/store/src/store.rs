@@ -46,10 +46,11 @@ const IDLE_POSTGRES: &str = "15s";
 /// How long one that writes may: a process that stands still in the middle of it holds up mutations for no longer, and they
 /// hold up the exchanges of the other replicas. As long as a group commit may take.
 const IDLE_WRITING: &str = "5s";
-/// How often SQLite's log is copied into its main file, when there is something new in it.
-const COPYING: Duration = Duration::from_millis(100);
+/// How often SQLite's log is copied into its main file, when there is something new in it. So much at a time that whoever is
+/// being recorded meanwhile hardly notices.
+const COPYING: Duration = Duration::from_millis(50);
 /// The one in how many of these that leaves nothing uncopied, so that the log can begin anew: the writer has to wait for it.
-const WHOLE: u32 = 10;
+const WHOLE: u32 = 20;
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -320,8 +321,9 @@ impl Held {
 /// them. There is no deadlock: recorders hold one lane, mutations let each other on by the first row, and both take these
 /// rows before they touch anything else that the other writes.
 pub(crate) async fn hold_revision(db: &impl sea_orm::ConnectionTrait, lane: i64) -> Result<Held, StoreError> {
-    let row = configuration_revision::Entity::find_by_id(lane).lock_exclusive().one(db).await?;
-    row.as_ref().map(Held::of).ok_or_else(|| missing_row(lane))
+    // Not `one`: it binds its limit, and SQLite prepares a statement anew for each value bound there.
+    let rows = configuration_revision::Entity::find_by_id(lane).lock_exclusive().all(db).await?;
+    rows.first().map(Held::of).ok_or_else(|| missing_row(lane))
 }
 
 /// A lane to hold, at random.

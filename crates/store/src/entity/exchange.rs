@@ -9,7 +9,7 @@ use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredentia
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::subject_status::recorded;
 
-use super::{Row, list_text};
+use super::{Row, checks, list_text};
 use crate::error::StoreError;
 
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel)]
@@ -65,8 +65,7 @@ impl Model {
             Column::Subject => recorded(&record.subject).into_owned().into(),
             Column::SourceIp => record.source_ip.clone().into(),
             Column::TokenHash => record.token_hash.to_vec().into(),
-            // What says nothing is put back when it is read.
-            Column::Checks => list_text(record.checks.iter().filter(|check| !check.is_silent())).into(),
+            Column::Checks => checks::write(&record.checks).into(),
             Column::CredentialKind => credential.map(|c| c.kind.name()).into(),
             Column::CredentialExpiresAt => credential.map(|c| c.expires_at.micros()).into(),
             Column::CredentialRoles => credential.map(|c| list_text(&c.roles)).into(),
@@ -97,7 +96,7 @@ impl Model {
             source_ip: self.source_ip.clone(),
             token_hash: ROW.part(self.id, "token_hash", self.token_hash.as_slice().try_into().ok())?,
             credential: self.credential()?,
-            checks: completed(ROW.list(self.id, "checks", &self.checks)?),
+            checks: completed(ROW.part(self.id, "checks", checks::read(&self.checks))?),
             replay: None,
         })
     }

@@ -3,6 +3,7 @@
 
 pub mod api_token;
 pub mod audit_entry;
+pub mod checks;
 pub mod configuration_change;
 pub mod configuration_revision;
 pub mod exchange;
