@@ -37,7 +37,7 @@ impl Claims {
     pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
         let object = parse_object(bytes, DEPTH_MAX, ARRAY_MAX)?;
         for name in object.keys() {
-            if let Some(twin) = REGISTERED.iter().find(|registered| is_twin(name, registered)) {
+            if let Some(twin) = twin(name) {
                 return Err(ClaimsError(format!(
                     "the member '{}' differs from '{twin}' only by case",
                     printable(name)
@@ -125,11 +125,11 @@ pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<Stri
     }
 }
 
-/// Whether a name differs from a registered one by case alone.
-fn is_twin(name: &str, registered: &str) -> bool {
-    let same_folded =
-        if name.is_ascii() { name.eq_ignore_ascii_case(registered) } else { folded(name).eq(registered.chars()) };
-    same_folded && name != registered
+/// The registered name from which this one differs by case alone.
+fn twin(name: &str) -> Option<&'static str> {
+    let ascii = name.is_ascii();
+    let same = |known: &str| if ascii { name.eq_ignore_ascii_case(known) } else { folded(name).eq(known.chars()) };
+    REGISTERED.into_iter().find(|registered| same(registered) && name != *registered)
 }
 
 /// As Unicode's simple case folding has it, for the letters of the registered names: `ſ` (U+017F) is an `s` to some readers.

@@ -27,22 +27,23 @@ use crate::services::Services;
 pub async fn introspect(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let headers = request.headers().clone();
     let origin = Origin::of(&services, request.extensions(), &headers);
-    let form = match admit(&services, &origin, request).await {
-        Ok(form) => form,
+    let token = match token_of(&services, &origin, request).await {
+        Ok(token) => token,
         Err(refused) => return refused.into_response(),
     };
-    let Some(token) = form.get("token") else { return Refused::request("token is missing").into_response() };
-    match describe(&services, &headers, token).await {
+    match describe(&services, &headers, &token).await {
         Ok(Some(description)) => no_store(StatusCode::OK, description),
         Ok(None) => no_store(StatusCode::OK, json!({ "active": false })),
         Err(Unreachable) => Refused::unavailable().into_response(),
     }
 }
 
-/// The form, within the limits that exchanges have: whoever floods one door is not to be let in at the next.
-async fn admit(services: &Services, origin: &Origin, request: Request<axum::body::Body>) -> Result<Form, Refused> {
+/// The token that a form names, within the limits that exchanges have: whoever floods one door is not to be let in at the next.
+async fn token_of(services: &Services, origin: &Origin, request: Request<axum::body::Body>) -> Result<String, Refused> {
     services.limits.admit(origin.source_ip).map_err(|wait| Refusal::RateLimited(wait.0))?;
-    read(request).await
+    let body = read(request).await?;
+    let token = Form::parse(&body)?.take("token").ok_or_else(|| Refused::request("token is missing"))?;
+    Ok(token.into_owned())
 }
 
 /// The configuration cannot be confirmed just now.
@@ -110,12 +111,11 @@ fn known<T>(recognised: Result<T, AuthenticationError>) -> Result<Option<T>, Unr
 pub async fn revoke(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
     let headers = request.headers().clone();
     let origin = Origin::of(&services, request.extensions(), &headers);
-    let form = match admit(&services, &origin, request).await {
-        Ok(form) => form,
+    let token = match token_of(&services, &origin, request).await {
+        Ok(token) => token,
         Err(refused) => return refused.into_response(),
     };
-    let Some(token) = form.get("token") else { return Refused::request("token is missing").into_response() };
-    let target = match target(&services, &headers, token).await {
+    let target = match target(&services, &headers, &token).await {
         Ok(Some(target)) => target,
         Ok(None) => return StatusCode::OK.into_response(),
         Err(Unreachable) => return Refused::unavailable().into_response(),

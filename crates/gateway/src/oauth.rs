@@ -1,11 +1,11 @@
 //! The OAuth 2.0 token endpoint: token exchange (RFC 8693) in the shape ConductorOne's clients send, and a little more.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -109,21 +109,27 @@ impl From<Refusal> for Refused {
 /// Where tokens are asked for.
 pub(crate) const TOKEN: &str = "/auth/v1/token";
 
-/// `POST /auth/v1/token`.
-pub async fn token(State(services): State<Arc<Services>>, request: Request<axum::body::Body>) -> Response {
+/// `POST /auth/v1/token`. Not an `async fn`, which would keep the request until it has answered.
+pub fn token(
+    State(services): State<Arc<Services>>,
+    request: Request<axum::body::Body>,
+) -> impl Future<Output = Response> + Send {
     let source_ip = services.trusted_proxies.client(request.extensions(), request.headers());
-    let form = match read(request).await {
-        Ok(form) => form,
-        Err(refused) => return refuse(&services, refused, None),
-    };
-    match attempt(&services, form, source_ip) {
-        Ok(attempt) => {
-            let kind = attempt.wanted.kind();
-            // Boxed: what is large is not to be moved through every layer around this one.
-            let answer = Box::pin(pipeline::exchange(&services, attempt)).await;
-            respond(&services, answer, kind)
+    let body = read(request);
+    async move {
+        let attempt = match body.await {
+            Ok(body) => Form::parse(&body).and_then(|form| attempt(&services, form, source_ip)),
+            Err(refused) => Err(refused),
+        };
+        match attempt {
+            Ok(attempt) => {
+                let kind = attempt.wanted.kind();
+                // Boxed: what is large is not to be moved through every layer around this one.
+                let answer = Box::pin(pipeline::exchange(&services, &attempt)).await;
+                respond(&services, answer, kind)
+            }
+            Err(refused) => refuse(&services, refused, None),
         }
-        Err(refused) => refuse(&services, refused, None),
     }
 }
 
@@ -138,43 +144,63 @@ pub(crate) fn unavailable(words: &str) -> Response {
     Refused { description: words.to_owned(), ..Refused::unavailable() }.into_response()
 }
 
-/// The parameters of a form that were given and not empty.
-pub(crate) type Form = HashMap<String, String>;
-
-/// Reads the form: empty values count as absent, a repeated parameter is an error (RFC 6749 section 3.2).
-pub(crate) async fn read(request: Request<axum::body::Body>) -> Result<Form, Refused> {
-    check_content_type(request.headers())?;
-    let body = axum::body::to_bytes(request.into_body(), BODY_MAX)
-        .await
-        .map_err(|_| Refused::request(format!("the body is longer than {BODY_MAX} bytes or was cut off")))?;
-    read_form(&body)
+/// The body of a request that says it is a form.
+pub(crate) fn read(request: Request<axum::body::Body>) -> impl Future<Output = Result<Bytes, Refused>> + Send {
+    let acceptable = check_content_type(request.headers());
+    let body = request.into_body();
+    async move {
+        acceptable?;
+        axum::body::to_bytes(body, BODY_MAX)
+            .await
+            .map_err(|_| Refused::request(format!("the body is longer than {BODY_MAX} bytes or was cut off")))
+    }
 }
 
-/// As [`read`], from the bytes of a body.
-fn read_form(body: &[u8]) -> Result<Form, Refused> {
-    let body = str::from_utf8(body).map_err(|_| Refused::request("the body is not a valid form"))?;
-    let mut form = Form::with_capacity(8);
-    for pair in body.split('&').filter(|pair| !pair.is_empty()) {
-        // Tokens are long and have nothing to decode.
-        let (name, value) = match pair.split_once('=') {
-            Some((name, value)) if memchr2(b'%', b'+', pair.as_bytes()).is_none() => (name.into(), value.into()),
-            _ => match form_urlencoded::parse(pair.as_bytes()).next() {
-                Some(decoded) => decoded,
-                None => continue,
-            },
-        };
-        match form.entry(name.into_owned()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(value.into_owned());
-            }
-            Entry::Occupied(twice) => {
-                let shown: String = twice.key().chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
+/// Most parameters of a form, empty ones included.
+const PARAMETERS: usize = 32;
+
+/// The parameters of a form that were given and not empty: too few to be looked up any faster than one by one.
+pub(crate) struct Form<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
+
+impl<'b> Form<'b> {
+    /// Reads a form: empty values count as absent, a repeated parameter is an error (RFC 6749 section 3.2).
+    ///
+    /// # Errors
+    /// What is wrong, to be told to the caller.
+    pub(crate) fn parse(body: &'b [u8]) -> Result<Self, Refused> {
+        let body = str::from_utf8(body).map_err(|_| Refused::request("the body is not a valid form"))?;
+        let mut parameters: Vec<(Cow<'b, str>, Cow<'b, str>)> = Vec::with_capacity(8);
+        for pair in body.split('&').filter(|pair| !pair.is_empty()) {
+            // Tokens are long and have nothing to decode.
+            let (name, value) = match pair.split_once('=') {
+                Some((name, value)) if memchr2(b'%', b'+', pair.as_bytes()).is_none() => (name.into(), value.into()),
+                _ => match form_urlencoded::parse(pair.as_bytes()).next() {
+                    Some(decoded) => decoded,
+                    None => continue,
+                },
+            };
+            if parameters.iter().any(|(known, _)| *known == name) {
+                let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
                 return Err(Refused::request(format!("the parameter '{shown}' is repeated")));
             }
+            if parameters.len() == PARAMETERS {
+                return Err(Refused::request(format!("the form has more than {PARAMETERS} parameters")));
+            }
+            parameters.push((name, value));
         }
+        parameters.retain(|(_, value)| !value.is_empty());
+        Ok(Self(parameters))
     }
-    form.retain(|_, value| !value.is_empty());
-    Ok(form)
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    /// Takes a parameter out of the form.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Cow<'b, str>> {
+        let index = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.swap_remove(index).1)
+    }
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
@@ -187,18 +213,18 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
     }
 }
 
-fn attempt(services: &Services, mut form: Form, source_ip: Option<IpAddr>) -> Result<Attempt, Refused> {
-    let grant_type = form.remove("grant_type").ok_or_else(|| Refused::request("grant_type is missing"))?;
+fn attempt(services: &Services, mut form: Form<'_>, source_ip: Option<IpAddr>) -> Result<Attempt, Refused> {
+    let grant_type = form.take("grant_type").ok_or_else(|| Refused::request("grant_type is missing"))?;
     if grant_type != TOKEN_EXCHANGE {
         return Err(Refused::bad("unsupported_grant_type", format!("grant_type must be {TOKEN_EXCHANGE}")));
     }
     for name in ["actor_token", "actor_token_type", "resource"] {
-        if form.contains_key(name) {
+        if form.has(name) {
             return Err(Refused::request(format!("{name} is not supported")));
         }
     }
-    let token = form.remove("subject_token").ok_or_else(|| Refused::request("subject_token is missing"))?;
-    let form_of_token = match form.remove("subject_token_type").as_deref() {
+    let token = form.take("subject_token").ok_or_else(|| Refused::request("subject_token is missing"))?;
+    let form_of_token = match form.take("subject_token_type").as_deref() {
         None => return Err(Refused::request("subject_token_type is missing")),
         Some(JWT | ID_TOKEN) => TokenForm::Jwt,
         Some(AWS4_REQUEST) => TokenForm::AwsRequest,
@@ -206,20 +232,20 @@ fn attempt(services: &Services, mut form: Form, source_ip: Option<IpAddr>) -> Re
             return Err(Refused::request(format!("subject_token_type must be {JWT}, {ID_TOKEN} or {AWS4_REQUEST}")));
         }
     };
-    let id_token_wanted = match form.remove("requested_token_type").as_deref() {
+    let id_token_wanted = match form.take("requested_token_type").as_deref() {
         None | Some(ACCESS_TOKEN) => false,
         Some(ID_TOKEN) => true,
         Some(_) => return Err(Refused::request(format!("requested_token_type must be {ACCESS_TOKEN} or {ID_TOKEN}"))),
     };
-    let audience = form.remove("audience");
-    let (locator, target) = match (form.remove("client_id"), audience) {
-        (Some(client), target) => (Locator::Client(client), target),
+    let audience = form.take("audience");
+    let (locator, target) = match (form.take("client_id"), audience) {
+        (Some(client), target) => (Locator::Client(client.into_owned()), target),
         (None, Some(which)) => (locate(services, &which), None),
         (None, None) => return Err(Refused::request("client_id is missing; it is the trust's client ID")),
     };
     let wanted = match (id_token_wanted, target) {
         (false, None) => Wanted::AccessToken,
-        (true, Some(audience)) if audience.len() <= 1_024 => Wanted::IdToken { audience },
+        (true, Some(audience)) if audience.len() <= 1_024 => Wanted::IdToken { audience: audience.into_owned() },
         (true, Some(_)) => return Err(Refused::request("audience is too long")),
         (true, None) => {
             return Err(Refused::request("an ID token needs client_id, and in audience the third party it is for"));
@@ -231,8 +257,9 @@ fn attempt(services: &Services, mut form: Form, source_ip: Option<IpAddr>) -> Re
         }
     };
     let requested_roles: Vec<String> =
-        form.remove("scope").map(|s| s.split_ascii_whitespace().map(str::to_owned).collect()).unwrap_or_default();
-    Ok(Attempt { protocol: Protocol::Oauth, locator, form: form_of_token, token, wanted, requested_roles, source_ip })
+        form.take("scope").map(|s| s.split_ascii_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+    let (protocol, form, token) = (Protocol::Oauth, form_of_token, token.into_owned());
+    Ok(Attempt { protocol, locator, form, token, wanted, requested_roles, source_ip })
 }
 
 fn is_self(services: &Services, audience: &str) -> bool {
@@ -336,19 +363,27 @@ mod tests {
 
     #[test]
     fn what_needs_no_decoding_reads_as_what_is_decoded() {
-        let form = read_form(b"&&a=b=c&d=e%2Bf+g&h&%69=j%C3%A9&=k&").unwrap();
-        let mut read: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let Form(read) = Form::parse(b"&&a=b=c&d=e%2Bf+g&h&%69=j%C3%A9&=k&").unwrap();
+        let mut read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
         read.sort_unstable();
         assert_eq!(read, [("", "k"), ("a", "b=c"), ("d", "e+f g"), ("i", "jé")]);
-        assert!(read_form(b"a=1&%61=2").is_err());
-        assert!(read_form(b"a=\xff").is_err());
+        assert!(Form::parse(b"a=\xff").is_err());
     }
 
     #[test]
     fn repeated_parameters_are_refused_and_empty_ones_are_absent() {
-        assert!(read_form(b"a=1&a=2").is_err());
-        assert!(read_form(b"a=&a=2").is_err());
-        let form = read_form(b"a=&b=x%20y").unwrap();
-        assert_eq!((form.get("a"), form.get("b").map(String::as_str)), (None, Some("x y")));
+        for twice in ["a=1&a=2", "a=1&%61=2", "a=&a=2", "a&b=1&a=1"] {
+            assert!(Form::parse(twice.as_bytes()).is_err(), "{twice}");
+        }
+        let mut form = Form::parse(b"a=&b=x%20y").unwrap();
+        assert!(!form.has("a"));
+        assert_eq!((form.take("a"), form.take("b").as_deref(), form.take("b")), (None, Some("x y"), None));
+    }
+
+    #[test]
+    fn a_form_has_so_many_parameters_at_most() {
+        let with = |count: usize| (0..count).map(|n| format!("p{n}=")).collect::<Vec<_>>().join("&");
+        assert!(Form::parse(with(PARAMETERS).as_bytes()).is_ok());
+        assert!(Form::parse(with(PARAMETERS + 1).as_bytes()).is_err());
     }
 }

@@ -120,7 +120,7 @@ pub struct Answer {
     /// The reference.
     pub reference: ExchangeId,
     /// A credential whose record is durable, or the refusal.
-    pub result: Result<Granted, Refusal>,
+    pub result: Result<Box<Granted>, Refusal>,
 }
 
 /// A grant that is on record.
@@ -244,10 +244,10 @@ pub fn refuse(services: &Services, protocol: Protocol, refusal: Refusal) -> Answ
 }
 
 /// One attempt from its token to its answer. Every way out passes here, and is counted here.
-pub async fn exchange(services: &Services, attempt: Attempt) -> Answer {
+pub async fn exchange(services: &Services, attempt: &Attempt) -> Answer {
     let started = Instant::now();
     let reference = ExchangeId(services.new_id());
-    let run = Run { services, attempt: &attempt, reference };
+    let run = Run { services, attempt, reference };
     let span = tracing::debug_span!("exchange", %reference, protocol = attempt.protocol.name(), reason = Empty);
     let (result, reason) = run.decide().instrument(span.clone()).await;
     let (outcome, reason) = match &result {
@@ -338,23 +338,23 @@ impl<'a> Grant<'a> {
 type Asked = HashMap<(ProviderId, i64), Arc<Verification>>;
 
 /// What was decided and has yet to be recorded. Nothing else of an attempt is kept while it waits for that: under load,
-/// hundreds do.
+/// hundreds do, and each byte is one that the processor has forgotten when it goes on.
 struct Verdict {
-    record: ExchangeRecord,
+    record: Box<ExchangeRecord>,
     /// Of the configuration that it was decided on.
     revision: i64,
     outcome: Outcome,
 }
 
 enum Outcome {
-    Granted(Granted),
+    Granted(Box<Granted>),
     Refused(Refusal, &'static str),
     /// A refusal that is counted and not recorded.
     Counted(Refusal, &'static str, Noise),
 }
 
 impl Run<'_> {
-    async fn decide(&self) -> (Result<Granted, Refusal>, &'static str) {
+    async fn decide(&self) -> (Result<Box<Granted>, Refusal>, &'static str) {
         if let Err(wait) = self.services.limits.admit(self.attempt.source_ip) {
             return (Err(Refusal::RateLimited(wait.0)), "rate_limit");
         }
@@ -377,7 +377,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// When there is nothing to record, because nothing could be decided.
-    async fn judge(&self, again: bool, asked: &mut Asked) -> Result<Box<Verdict>, (Refusal, &'static str)> {
+    async fn judge(&self, again: bool, asked: &mut Asked) -> Result<Verdict, (Refusal, &'static str)> {
         let services = self.services;
         let decoded = Decoded::parse(self.attempt.form, &self.attempt.token)
             .map_err(|fault| (fault.refusal(), fault.check().name.name()))?;
@@ -389,8 +389,9 @@ impl Run<'_> {
             })?;
         }
         let needed = needed(services, &self.attempt.locator);
+        // Boxed is what hardly any exchange needs, and is large.
         let snapshot = if again {
-            services.configuration.refresh_with(needed.as_slice()).await
+            Box::pin(services.configuration.refresh_with(needed.as_slice())).await
         } else {
             services.configuration.current_with(needed.as_slice()).await
         };
@@ -446,7 +447,7 @@ impl Run<'_> {
         if let Some(answer) = asked.get(&version) {
             return Arc::clone(answer);
         }
-        let answer = Arc::new(self.services.verifier.verify_aws(request, provider).await);
+        let answer = Arc::new(Box::pin(self.services.verifier.verify_aws(request, provider)).await);
         asked.insert(version, Arc::clone(&answer));
         answer
     }
@@ -499,9 +500,9 @@ impl Run<'_> {
         record.credential = Some(issued);
         let name = Resource::Credential(trust.scope.clone(), trust.service_account, credential);
         let credential_mrn = services.installation.mrns.format(&name);
-        let granted = Granted { credential: minted, terms, scope: trust.scope.clone(), credential_mrn };
+        let granted = Box::new(Granted { credential: minted, terms, scope: trust.scope.clone(), credential_mrn });
         let (revision, outcome) = (snapshot.revision(), Outcome::Granted(granted));
-        Ok(Attempted::Granted(Box::new(Verdict { record, revision, outcome })))
+        Ok(Attempted::Granted(Verdict { record, revision, outcome }))
     }
 
     async fn choose(
@@ -514,7 +515,7 @@ impl Run<'_> {
         choose_apart(self.services, snapshot, group, identity, *source_ip, requested_roles).await
     }
 
-    fn refusal(&self, snapshot: &Snapshot, decoded: &Decoded, refused: Refused) -> Box<Verdict> {
+    fn refusal(&self, snapshot: &Snapshot, decoded: &Decoded, refused: Refused) -> Verdict {
         let noise = refused.noise();
         let Refused { checks, refusal, candidate, identity, verified } = refused;
         let reason = checks.iter().find(|c| c.is_failed()).map_or("internal", |c| c.name.name());
@@ -531,12 +532,12 @@ impl Run<'_> {
         if !verified {
             record.trust = None;
         }
-        Box::new(Verdict { record, revision: snapshot.revision(), outcome })
+        Verdict { record, revision: snapshot.revision(), outcome }
     }
 
     /// Puts a verdict on record, and only then answers. `None`: what the grant rests on has changed since, decide again.
-    async fn settle(&self, verdict: Box<Verdict>) -> Option<(Result<Granted, Refusal>, &'static str)> {
-        let Verdict { record, revision, outcome } = *verdict;
+    async fn settle(&self, verdict: Verdict) -> Option<(Result<Box<Granted>, Refusal>, &'static str)> {
+        let Verdict { record, revision, outcome } = verdict;
         let (result, reason) = match outcome {
             Outcome::Granted(granted) => (Ok(granted), ""),
             Outcome::Refused(refusal, reason) => (Err(refusal), reason),
@@ -546,29 +547,15 @@ impl Run<'_> {
             }
         };
         // Only a token that may be used once can turn out to have been used.
-        let if_replayed = record.replay.as_ref().map(|_| Box::new(record.clone()));
+        let if_replayed = record.replay.as_ref().map(|_| record.clone());
         let unavailable = |reason| Some((Err(Refusal::Unavailable), reason));
         match Stage::Record.run(self.services.recorder.record(record, revision)).await {
             Ok(Recorded::Durable) => Some((result, reason)),
             Ok(Recorded::Superseded) => None,
             Ok(Recorded::Replayed) => {
-                let mut record = *if_replayed?;
-                fail(
-                    &mut record.checks,
-                    CheckName::Replay,
-                    "this token was exchanged before, and the provider allows it once",
-                );
+                let record = replayed(if_replayed?);
                 let reason = CheckName::Replay.name();
-                let (granted, service_account, credential, replay) = (false, None, None, None);
-                let refusal = ExchangeRecord {
-                    reason: Some(reason.to_owned()),
-                    granted,
-                    service_account,
-                    credential,
-                    replay,
-                    ..record
-                };
-                if let Err(error) = Stage::Record.run(self.services.recorder.record(refusal, revision)).await {
+                if let Err(error) = Stage::Record.run(self.services.recorder.record(record, revision)).await {
                     return self.unrecorded(error);
                 }
                 Some((Err(Refusal::Denied), reason))
@@ -580,7 +567,7 @@ impl Run<'_> {
     }
 
     /// A refusal is not told before it is on record, either.
-    fn unrecorded(&self, error: RecordError) -> Option<(Result<Granted, Refusal>, &'static str)> {
+    fn unrecorded(&self, error: RecordError) -> Option<(Result<Box<Granted>, Refusal>, &'static str)> {
         tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
         Some((Err(Refusal::Unavailable), "database"))
     }
@@ -593,9 +580,9 @@ impl Run<'_> {
         token_hash: [u8; 32],
         checks: Vec<Check>,
         replay: Option<ReplayKey>,
-    ) -> ExchangeRecord {
+    ) -> Box<ExchangeRecord> {
         let trust = candidate.trust.trust();
-        ExchangeRecord {
+        Box::new(ExchangeRecord {
             id: self.reference,
             time: self.services.now(),
             scope: trust.scope.clone(),
@@ -614,12 +601,21 @@ impl Run<'_> {
             credential: None,
             checks: completed(checks),
             replay,
-        }
+        })
     }
 }
 
+/// The record of a refusal, from that of a grant whose token had been used before.
+fn replayed(mut record: Box<ExchangeRecord>) -> Box<ExchangeRecord> {
+    fail(&mut record.checks, CheckName::Replay, "this token was exchanged before, and the provider allows it once");
+    record.reason = Some(CheckName::Replay.name().to_owned());
+    record.granted = false;
+    (record.service_account, record.credential, record.replay) = (None, None, None);
+    record
+}
+
 enum Attempted {
-    Granted(Box<Verdict>),
+    Granted(Verdict),
     Refused(Box<Refused>),
 }
 

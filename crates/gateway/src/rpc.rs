@@ -205,7 +205,7 @@ pub async fn exchange_external_token(
     let source_ip = services.trusted_proxies.client(request.extensions(), request.headers());
     let answer = match read::<ExchangeExternalTokenRequest>(request).await {
         Ok(message) => match attempt(&services, message, source_ip) {
-            Ok(attempt) => Box::pin(pipeline::exchange(&services, attempt)).await,
+            Ok(attempt) => Box::pin(pipeline::exchange(&services, &attempt)).await,
             Err(wrong) => pipeline::refuse(&services, Protocol::Rpc, Refusal::MalformedRequest(wrong)),
         },
         Err(wrong) => pipeline::refuse(&services, Protocol::Rpc, Refusal::MalformedRequest(wrong)),

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
+use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sallyport_domain::claims::{ARRAY_MAX, Claims, JSON_DEPTH_MAX, parse_object};
@@ -93,7 +94,10 @@ impl TimeRules {
 pub struct UnverifiedJwt {
     algorithm: Algorithm,
     key_id: Option<String>,
-    signing_input: Arc<str>,
+    /// What is signed, by its SHA-256.
+    digest: Digest,
+    /// What is signed, for the algorithms that do not sign that.
+    signing_input: Option<Box<str>>,
     signature: Vec<u8>,
     token_hash: [u8; 32],
     not_before: Option<Timestamp>,
@@ -126,7 +130,7 @@ impl UnverifiedJwt {
         if header.len() > (HEADER_MAX * 4).div_ceil(3) {
             return Err(TokenFault::malformed(format!("has a header longer than {HEADER_MAX} bytes")));
         }
-        let signing_input = &token[..header.len() + 1 + payload.len()];
+        let (signing_input, rest) = token.split_at(header.len() + 1 + payload.len());
 
         let header = decode("header", header)?;
         let header = parse_object(&header, JSON_DEPTH_MAX, ARRAY_MAX)
@@ -143,12 +147,18 @@ impl UnverifiedJwt {
         let not_before = claims.numeric_date("nbf").map_err(wrong)?.map(Timestamp::from_seconds);
         let identity = Identity::from_claims(claims).map_err(wrong)?;
 
+        let of_digest = matches!(algorithm, Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256);
+        let mut hash = Context::new(&SHA256);
+        hash.update(signing_input.as_bytes());
+        let digest = hash.clone().finish();
+        hash.update(rest.as_bytes());
         Ok(Self {
             algorithm,
             key_id,
-            signing_input: signing_input.into(),
+            digest,
+            signing_input: (!of_digest).then(|| signing_input.into()),
             signature,
-            token_hash: sha256(token.as_bytes()),
+            token_hash: octets(&hash.finish()),
             not_before,
             identity: Arc::new(identity),
         })
@@ -218,20 +228,30 @@ impl UnverifiedJwt {
         &self.identity
     }
 
-    pub(crate) const fn signing_input(&self) -> &Arc<str> {
-        &self.signing_input
+    /// SHA-256 of what is signed, which no change of the signature changes.
+    pub(crate) fn signed_hash(&self) -> [u8; 32] {
+        octets(&self.digest)
     }
 
-    pub(crate) fn signature(&self) -> &[u8] {
-        &self.signature
+    /// Whether this key made the signature. Of a key for another algorithm it did not.
+    pub(crate) fn is_signed_by(&self, key: &ParsedPublicKey) -> bool {
+        let verified = match &self.signing_input {
+            Some(signing_input) => key.verify_sig(signing_input.as_bytes(), &self.signature),
+            None => key.verify_digest_sig(&self.digest, &self.signature),
+        };
+        verified.is_ok()
     }
 }
 
 /// SHA-256.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
+    octets(&digest(&SHA256, bytes))
+}
+
+fn octets(sha256: &Digest) -> [u8; 32] {
+    let mut octets = [0; 32];
+    octets.copy_from_slice(sha256.as_ref());
+    octets
 }
 
 /// The trust domain of a workload's SPIFFE ID (SPIFFE-ID section 2): `spiffe://<trust domain>/<segments>`.

@@ -29,6 +29,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::discovery;
+use crate::jwt::UnverifiedJwt;
 use crate::outbound::{FetchError, Outbound};
 
 /// Most keys in one set.
@@ -151,20 +152,14 @@ impl KeySet {
         if names.is_empty() { "no usable key".into() } else { names.join("; ") + &more }
     }
 
-    /// Whether a key of this set made `signature` over `message`. CPU work of 16 to 180 µs a key, at most
-    /// [`TRIED_MAX`] keys.
-    pub(crate) fn verify(
-        &self,
-        algorithm: Algorithm,
-        kid: Option<&str>,
-        message: &[u8],
-        signature: &[u8],
-    ) -> SignatureOutcome {
+    /// Whether a key of this set signed the token. CPU work of 16 to 180 µs a key, at most [`TRIED_MAX`] keys.
+    pub(crate) fn verify(&self, jwt: &UnverifiedJwt) -> SignatureOutcome {
+        let (algorithm, kid) = (jwt.algorithm(), jwt.key_id());
         let named = |key: &&Key| kid.is_none() || key.kid.as_deref() == kid;
         // A set whose keys have no ids (an admin's upload, often) serves tokens that name one as well.
         let anonymous = |key: &&Key| kid.is_some() && key.kid.is_none();
         let tried = |candidates: &mut dyn Iterator<Item = &ParsedPublicKey>| {
-            candidates.take(TRIED_MAX).any(|key| key.verify_sig(message, signature).is_ok())
+            candidates.take(TRIED_MAX).any(|key| jwt.is_signed_by(key))
         };
         if tried(&mut self.keys.iter().filter(named).filter_map(|key| key.verifier(algorithm)))
             || tried(&mut self.keys.iter().filter(anonymous).filter_map(|key| key.verifier(algorithm)))

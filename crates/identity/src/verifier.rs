@@ -51,24 +51,9 @@ pub struct VerifiedIdentity {
     identity: Arc<Identity>,
     provider: Arc<Provider>,
     token_hash: [u8; 32],
-    use_of: Use,
-}
-
-/// What one use of a token is named by, under [`ReplayPolicy::Once`].
-enum Use {
-    /// SHA-256 of what is signed; taken when it is wanted, for most providers do not want it.
-    Jwt(Arc<str>),
-    /// Of access key, date and signature.
-    Aws([u8; 32]),
-}
-
-impl Use {
-    fn fingerprint(&self) -> [u8; 32] {
-        match self {
-            Self::Jwt(signing_input) => sha256(signing_input.as_bytes()),
-            Self::Aws(fingerprint) => *fingerprint,
-        }
-    }
+    /// What one use of the token is named by, under [`ReplayPolicy::Once`]: SHA-256 of what is signed; for AWS of access key,
+    /// date and signature.
+    fingerprint: [u8; 32],
 }
 
 impl fmt::Debug for VerifiedIdentity {
@@ -100,8 +85,8 @@ impl VerifiedIdentity {
     pub fn replay_fingerprint(&self, policy: ReplayPolicy) -> Option<ReplayKey> {
         let fingerprint = match policy {
             ReplayPolicy::Allow => return None,
-            ReplayPolicy::Once => self.use_of.fingerprint(),
-            ReplayPolicy::OnceIfJti if self.provider.kind == ProviderKind::AwsSts => self.use_of.fingerprint(),
+            ReplayPolicy::Once => self.fingerprint,
+            ReplayPolicy::OnceIfJti if self.provider.kind == ProviderKind::AwsSts => self.fingerprint,
             ReplayPolicy::OnceIfJti => sha256(self.identity.token_id.as_ref()?.as_bytes()),
         };
         // Both kinds of token have an end; one that had none would have to be remembered for ever.
@@ -135,12 +120,7 @@ impl Verifier {
             let algorithm = algorithm.expected(format!("one of: {}", accepted.join(", ")));
             return refused(issuer, Check::skipped(CheckName::Signature), algorithm, Refusal::Denied);
         }
-        let answer = self
-            .keys
-            .check(provider, |set| {
-                set.verify(jwt.algorithm(), jwt.key_id(), jwt.signing_input().as_bytes(), jwt.signature())
-            })
-            .await;
+        let answer = self.keys.check(provider, |set| set.verify(jwt)).await;
         let failed = Check::failed(CheckName::Signature);
         let kid = || jwt.key_id().map_or_else(|| "no key id".to_owned(), |kid| format!("key id '{}'", shown(kid)));
         let (outcome, set, note) = match answer {
@@ -157,7 +137,7 @@ impl Verifier {
                     identity: as_of(provider, jwt.identity()),
                     provider: Arc::clone(provider),
                     token_hash: jwt.token_hash(),
-                    use_of: Use::Jwt(Arc::clone(jwt.signing_input())),
+                    fingerprint: jwt.signed_hash(),
                 }),
             },
             SignatureOutcome::Wrong => {
@@ -203,7 +183,7 @@ impl Verifier {
                     identity: Arc::new(identity),
                     provider: Arc::clone(provider),
                     token_hash: request.token_hash(),
-                    use_of: Use::Aws(request.fingerprint()),
+                    fingerprint: request.fingerprint(),
                 }),
             },
             Err(problem) => {
