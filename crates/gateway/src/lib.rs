@@ -19,5 +19,5 @@ pub mod services;
 pub mod simulate;
 mod stages;
 
-pub use routes::{EXCHANGES, Unfinished, router};
+pub use routes::{Unfinished, router};
 pub use services::Services;

@@ -8,9 +8,10 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderValue, Method, Request, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use metrics::Counter;
+use sallyport_domain::exchange::Protocol;
 
 use crate::{oauth, rpc};
 
@@ -60,17 +61,16 @@ impl Overload {
     /// become no attempt. `None`: go on.
     ///
     /// `waiting` wait to be recorded.
-    pub fn refuse<B>(&self, request: &Request<B>, waiting: usize) -> Option<Response> {
+    pub fn refuse(&self, door: Protocol, headers: &HeaderMap, waiting: usize) -> Option<Response> {
         const WORDS: &str = "there is more to do than can be done just now; try again in a second";
-        let path = request.uri().path();
-        let (is_oauth, is_rpc) = (path == oauth::TOKEN, path == rpc::EXCHANGE);
-        let is_exchange = (is_oauth || is_rpc) && request.method() == Method::POST;
-        if !is_exchange || !(self.is_overloaded() || waiting > WAITING) {
+        if !self.is_overloaded() && waiting <= WAITING {
             return None;
         }
         REFUSED.increment(1);
-        let mut response =
-            if is_oauth { oauth::unavailable(WORDS) } else { rpc::unavailable(request.headers(), WORDS) };
+        let mut response = match door {
+            Protocol::Oauth => oauth::unavailable(WORDS),
+            Protocol::Rpc => rpc::unavailable(headers, WORDS),
+        };
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         Some(response)
     }
@@ -95,16 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn only_exchanges_are_refused_and_each_client_can_read_it() {
-        let overload = Overload::default();
-        let request = |path| Request::post(path).body(()).unwrap();
-        assert!(overload.refuse(&request(oauth::TOKEN), WAITING).is_none());
-        assert!(overload.refuse(&request(oauth::TOKEN), WAITING + 1).is_some());
+    fn both_causes_refuse_and_each_client_can_read_it() {
+        let (overload, headers) = (Overload::default(), HeaderMap::new());
+        assert!(overload.refuse(Protocol::Oauth, &headers, WAITING).is_none());
+        assert!(overload.refuse(Protocol::Oauth, &headers, WAITING + 1).is_some());
         overload.late.store(TURNS, Ordering::Relaxed);
-        assert!(overload.refuse(&request("/query"), WAITING + 1).is_none());
-        for path in [oauth::TOKEN, rpc::EXCHANGE] {
-            assert!(overload.refuse(&Request::get(path).body(()).unwrap(), 0).is_none());
-            let response = overload.refuse(&request(path), 0).unwrap();
+        for door in Protocol::ALL {
+            let response = overload.refuse(door, &headers, 0).unwrap();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         }

@@ -3,15 +3,41 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{Request, StatusCode, Uri, header};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
+use futures::future::Either;
+use sallyport_domain::exchange::Protocol;
 
 use crate::services::Services;
 use crate::{discovery, introspection, oauth, rpc};
 
-/// The paths where tokens are exchanged.
-pub const EXCHANGES: [&str; 2] = [oauth::TOKEN, rpc::EXCHANGE];
+/// The door at which a request asks for an exchange, if it does.
+pub fn door<B>(request: &Request<B>) -> Option<Protocol> {
+    Protocol::ALL.into_iter().find(|door| request.uri().path() == path(*door) && request.method() == Method::POST)
+}
+
+/// Where a door is.
+pub const fn path(door: Protocol) -> &'static str {
+    match door {
+        Protocol::Rpc => rpc::EXCHANGE,
+        Protocol::Oauth => oauth::TOKEN,
+    }
+}
+
+/// The exchange that is asked for at this door: what the router would lead to, without the way there.
+pub fn exchange(
+    door: Protocol,
+    services: Arc<Services>,
+    request: Request<Body>,
+) -> impl Future<Output = Response> + Send {
+    match door {
+        Protocol::Rpc => Either::Left(rpc::exchange_external_token(State(services), request)),
+        Protocol::Oauth => Either::Right(oauth::token(State(services), request)),
+    }
+}
 
 /// Every route of the gateway.
 pub fn router(services: Arc<Services>) -> Router {

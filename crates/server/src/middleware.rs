@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -16,10 +16,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use axum::{BoxError, Router};
 use futures::FutureExt;
-use futures::future::Either;
-use metrics::{Counter, SharedString};
+use futures::future::{BoxFuture, Either};
+use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
-use sallyport_gateway::{EXCHANGES, Services, Unfinished};
+use sallyport_domain::exchange::Protocol;
+use sallyport_gateway::{Services, Unfinished, routes};
 use tower::Service;
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -33,20 +34,39 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Wraps the routes. One layer: each costs every request a copy of the service beneath it.
 pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Front {
-    let routes = routes.fallback(not_found).layer(from_fn_with_state(Arc::clone(&services), pass));
-    Front { routes, services }
+    let routes = routes.fallback(not_found).layer(from_fn_with_state(services, pass));
+    Front { routes, doors: None }
 }
 
-/// Of what is refused here, looked up once: the recorder of metrics is installed before the first request, and stays.
-static REFUSED: LazyLock<[Counter; 2]> = LazyLock::new(|| {
-    EXCHANGES.map(|path| metrics::counter!("sallyport_http_requests_total", "route" => path, "status" => "503"))
+/// Wraps the routes of the gateway and what stands beside it. Exchanges, which are nearly all that is asked for, do not take the
+/// router's way: they are refused before everything else while there is more to do than can be done, and else go straight
+/// to their door.
+pub(crate) fn wrap_gateway(routes: Router, services: Arc<Services>) -> Front {
+    Front { doors: Some(Arc::clone(&services)), ..wrap(routes, services) }
+}
+
+/// Of exchanges, looked up once: the recorder of metrics is installed before the first request, and stays.
+static EXCHANGES: LazyLock<[Counted; 2]> = LazyLock::new(|| {
+    Protocol::ALL.map(|door| {
+        let path = routes::path(door);
+        let with = |status| metrics::counter!("sallyport_http_requests_total", "route" => path, "status" => status);
+        let took = metrics::histogram!("sallyport_http_request_duration_seconds", "route" => path);
+        Counted { took, answered: with("200"), refused: with("503") }
+    })
 });
 
-/// The routes, and what refuses exchanges before they get there while there is more to do than can be done.
+struct Counted {
+    took: Histogram,
+    answered: Counter,
+    refused: Counter,
+}
+
+/// What stands before the routes.
 #[derive(Clone)]
 pub(crate) struct Front {
     routes: Router,
-    services: Arc<Services>,
+    /// For the doors of exchanges, where there are any.
+    doors: Option<Arc<Services>>,
 }
 
 impl<B> Service<http::Request<B>> for Front
@@ -56,7 +76,10 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+    type Future = Either<
+        Ready<Result<Response, Infallible>>,
+        Either<BoxFuture<'static, Result<Response, Infallible>>, RouteFuture<Infallible>>,
+    >;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // A router always is.
@@ -64,27 +87,54 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let services = &self.services;
-        match services.overload.refuse(&request, services.recorder.waiting()) {
-            Some(mut response) => {
-                mark(&mut response, identify(services, request.headers()));
-                if let Some(door) = EXCHANGES.iter().position(|path| request.uri().path() == *path) {
-                    REFUSED[door].increment(1);
-                }
-                Either::Left(ready(Ok(response)))
-            }
-            None => Either::Right(self.routes.call(request)),
+        let Some((services, door)) = self.doors.as_ref().and_then(|services| Some((services, routes::door(&request)?)))
+        else {
+            return Either::Right(Either::Right(self.routes.call(request)));
+        };
+        if let Some(mut response) = services.overload.refuse(door, request.headers(), services.recorder.waiting()) {
+            mark(&mut response, identify(services, request.headers()));
+            EXCHANGES[door as usize].refused.increment(1);
+            return Either::Left(ready(Ok(response)));
         }
+        let (services, request) = (Arc::clone(services), request.map(Body::new));
+        Either::Right(Either::Left(Box::pin(exchange(services, door, request))))
     }
+}
+
+/// One exchange, from its request to its answer.
+async fn exchange(services: Arc<Services>, door: Protocol, request: Request) -> Result<Response, Infallible> {
+    let began = Instant::now();
+    let run = |request| routes::exchange(door, Arc::clone(&services), request);
+    let response = framed(&services, request, run).await;
+    if response.status() == StatusCode::OK {
+        EXCHANGES[door as usize].took.record(began.elapsed().as_secs_f64());
+        EXCHANGES[door as usize].answered.increment(1);
+    } else {
+        count(routes::path(door).into(), response.status(), began.elapsed());
+    }
+    Ok(response)
 }
 
 async fn not_found() -> Response {
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], r#"{"error":"not_found"}"#).into_response()
 }
 
-/// Names the request, on its answer and in every log line; runs it in a span, counts it, and sees to it that it ends.
-async fn pass(State(services): State<Arc<Services>>, mut request: Request, next: Next) -> Response {
-    let id = identify(&services, request.headers());
+/// Any other request: counted by its route as it is written in the router, so that strangers cannot make up new ones.
+async fn pass(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
+    let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
+    let response = framed(&services, request, |request| next.run(request)).await;
+    let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
+    count(route, response.status(), began.elapsed());
+    response
+}
+
+/// Names the request, on its answer and in every log line; runs it in a span, and sees to it that it ends.
+async fn framed<F: Future<Output = Response>>(
+    services: &Services,
+    mut request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> Response {
+    let id = identify(services, request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(
         "request",
@@ -100,10 +150,8 @@ async fn pass(State(services): State<Arc<Services>>, mut request: Request, next:
         });
         let _ = span.set_parent(context);
     }
-    let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
-    let mut response = finish(&services, request, next).instrument(span.clone()).await;
+    let mut response = finish(services, request, run).instrument(span.clone()).await;
     span.record("http.response.status_code", response.status().as_u16());
-    count(route.as_ref(), response.status(), began.elapsed());
     mark(&mut response, id);
     response
 }
@@ -131,9 +179,13 @@ fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
 }
 
 /// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
-async fn finish(services: &Services, request: Request, next: Next) -> Response {
+async fn finish<F: Future<Output = Response>>(
+    services: &Services,
+    request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> Response {
     let unfinished = Unfinished::of(&request);
-    let run = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let run = AssertUnwindSafe(async move { run(request).await }).catch_unwind();
     let path = unfinished.path();
     match tokio::time::timeout(DEADLINE, run).await {
         Ok(Ok(response)) => return response,
@@ -143,9 +195,7 @@ async fn finish(services: &Services, request: Request, next: Next) -> Response {
     unfinished.answer(services)
 }
 
-/// Counts a request by its route as it is written in the router, so that strangers cannot make up new ones.
-fn count(route: Option<&MatchedPath>, status: StatusCode, took: Duration) {
-    let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
+fn count(route: SharedString, status: StatusCode, took: Duration) {
     let labels = [("route", route), ("status", status.as_str().to_owned().into())];
     metrics::histogram!("sallyport_http_request_duration_seconds", &labels[..1]).record(took.as_secs_f64());
     metrics::counter!("sallyport_http_requests_total", &labels).increment(1);

@@ -143,7 +143,7 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     let routes = sallyport_gateway::router(Arc::clone(&running.services))
         .merge(sallyport_graphql::router(Arc::clone(&running.services), graphql))
         .merge(monitoring::health(Arc::clone(&running.services)));
-    let routes = middleware::wrap(routes, Arc::clone(&running.services));
+    let routes = middleware::wrap_gateway(routes, Arc::clone(&running.services));
     running.listen(listener, routes, settings.tls)?;
     if let Some(metrics) = &metrics {
         telemetry::keep_looking(Arc::clone(&running.services), metrics.clone());
