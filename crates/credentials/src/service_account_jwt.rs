@@ -5,9 +5,8 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
-use sallyport_domain::claims::Claims;
+use sallyport_domain::claims::{Claims, Value};
 use sallyport_domain::clock::Timestamp;
-use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 
 use crate::token::{Compact, TokenError};
@@ -125,11 +124,8 @@ pub(crate) fn body_hash(body: Option<&[u8]>) -> String {
 }
 
 fn seconds(claims: &Claims, name: &str) -> Result<i64, TokenError> {
-    claims
-        .get(name)
-        .and_then(Value::as_i64)
-        .filter(|seconds| *seconds >= 0)
-        .ok_or(TokenError::Malformed("'exp', 'nbf' and 'iat' must be whole seconds"))
+    let seconds = if let Some(Value::Number(number)) = claims.get(name) { number.as_i64() } else { None };
+    seconds.filter(|seconds| *seconds >= 0).ok_or(TokenError::Malformed("'exp', 'nbf' and 'iat' must be whole seconds"))
 }
 
 #[cfg(test)]
@@ -144,7 +140,7 @@ mod tests {
     };
     use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use std::sync::OnceLock;
 
     const BODY: &[u8] = b"\x0a\x05hello";

@@ -3,11 +3,14 @@
 //! Two readers that disagree about a document are how strangers get in, so whatever parsers disagree about is refused:
 //! duplicate members, members that differ from a registered claim only by case, deep nesting, trailing bytes.
 
+mod value;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::map::Entry;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number};
+
+pub use value::{Members, Value};
 
 /// Deepest nesting of claims that is accepted.
 pub const DEPTH_MAX: usize = 16;
@@ -21,7 +24,7 @@ pub const REGISTERED: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jt
 
 /// A JSON object that passed the strict parser.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Claims(Map<String, Value>);
+pub struct Claims(Members);
 
 /// Why bytes are not acceptable claims. Tells a caller about its own token only.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,7 +38,7 @@ impl Claims {
     /// When the bytes are not one JSON object in UTF-8, hold a member twice, hold a case twin of a registered claim,
     /// nest deeper than [`DEPTH_MAX`] or hold an array longer than [`ARRAY_MAX`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
-        let object = parse_object(bytes, DEPTH_MAX, ARRAY_MAX)?;
+        let object = parse_members(bytes, DEPTH_MAX, ARRAY_MAX)?;
         for name in object.keys() {
             if let Some(twin) = twin(name) {
                 return Err(ClaimsError(format!(
@@ -48,7 +51,7 @@ impl Claims {
     }
 
     /// The members, in document order.
-    pub const fn members(&self) -> &Map<String, Value> {
+    pub const fn members(&self) -> &Members {
         &self.0
     }
 
@@ -94,17 +97,25 @@ impl Claims {
         let wrong = || ClaimsError("'aud' must be a string or an array of strings".into());
         match self.get("aud") {
             None => Ok(Vec::new()),
-            Some(Value::String(one)) => Ok(vec![one]),
+            Some(Value::String(one)) => Ok(vec![&**one]),
             Some(Value::Array(many)) => many.iter().map(|v| v.as_str().ok_or_else(wrong)).collect(),
             Some(_) => Err(wrong()),
         }
     }
 }
 
-impl From<Claims> for Value {
+impl From<Claims> for serde_json::Value {
     fn from(claims: Claims) -> Self {
-        Self::Object(claims.0)
+        Self::Object(claims.0.into())
     }
+}
+
+/// As [`parse_members`], for documents that are not read for each exchange.
+///
+/// # Errors
+/// The same.
+pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<String, serde_json::Value>, ClaimsError> {
+    parse_members(bytes, depth, array).map(Into::into)
 }
 
 /// Parses exactly one JSON object: no duplicate members, at most `depth` levels, arrays of at most `array` elements,
@@ -112,10 +123,10 @@ impl From<Claims> for Value {
 ///
 /// # Errors
 /// Says what is wrong, without repeating the document.
-pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<String, Value>, ClaimsError> {
+pub fn parse_members(bytes: &[u8], depth: usize, array: usize) -> Result<Members, ClaimsError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ClaimsError("is not UTF-8".into()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    // The outermost object has nearly all members: its table is made once, and not grown as they come.
+    // The outermost object has nearly all members: there is room for them at once.
     let members = (bytes.len() / MEMBER_BYTES).min(MEMBERS_EXPECTED);
     let value = Strict { depth, array, members }.deserialize(&mut reader).map_err(explain)?;
     reader.end().map_err(|_| ClaimsError("has bytes after the JSON object".into()))?;
@@ -176,19 +187,16 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Bool(v))
     }
     fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(Value::from(v))
+        Ok(Value::Number(v.into()))
     }
     fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(Value::from(v))
+        Ok(Value::Number(v.into()))
     }
     fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
         Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
     fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(v.to_owned()))
-    }
-    fn visit_string<E>(self, v: String) -> Result<Value, E> {
-        Ok(Value::String(v))
+        Ok(Value::String(v.into()))
     }
     fn visit_unit<E>(self) -> Result<Value, E> {
         Ok(Value::Null)
@@ -203,23 +211,38 @@ impl<'de> Visitor<'de> for Strict {
             }
             items.push(item);
         }
-        Ok(Value::Array(items))
+        Ok(Value::Array(items.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let inner = self.deeper::<A::Error>()?;
-        let mut members = Map::with_capacity(self.members);
-        while let Some(name) = map.next_key::<String>()? {
-            match members.entry(name) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(map.next_value_seed(inner)?);
-                }
-                Entry::Occupied(twice) => {
-                    return Err(A::Error::custom(format!("the member '{}' appears twice", printable(twice.key()))));
-                }
-            }
+        let mut members = Vec::with_capacity(self.members);
+        while let Some(name) = map.next_key_seed(Name)? {
+            members.push((name, map.next_value_seed(inner)?));
         }
-        Ok(Value::Object(members))
+        let twice = |name: Box<str>| A::Error::custom(format!("the member '{}' appears twice", printable(&name)));
+        Members::new(members).map(Value::Object).map_err(twice)
+    }
+}
+
+/// A member's name, in no more memory than it takes.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Box<str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Box<str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = Box<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Box<str>, E> {
+        Ok(v.into())
     }
 }
 
@@ -273,8 +296,12 @@ mod tests {
             "1.7976931348623157e308",
         ] {
             let claims = Claims::parse(format!(r#"{{"n":{text}}}"#).as_bytes()).unwrap();
-            assert_eq!(claims.get("n").and_then(Value::as_f64), Some(text.parse().unwrap()), "{text}");
-            let written = Value::from(claims.clone()).to_string();
+            assert_eq!(
+                claims.get("n").map(ToString::to_string).and_then(|n| n.parse::<f64>().ok()),
+                text.parse().ok(),
+                "{text}"
+            );
+            let written = serde_json::Value::from(claims.clone()).to_string();
             assert_eq!(Claims::parse(written.as_bytes()), Ok(claims), "{text}");
         }
     }

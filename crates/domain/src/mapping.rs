@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
-use crate::claims::Claims;
+use crate::claims::{Claims, Members, Value};
 use crate::provider::ProviderKind;
 use crate::validate::{FieldError, TEXT_MAX, list_within, required_text, text_within};
 
@@ -82,7 +80,7 @@ impl Mapping {
 
 /// The literal key first; else the longest member name that begins the rest and is followed by `.` or `/`,
 /// then on inside it, without backtracking.
-fn find<'c>(object: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
+fn find<'c>(object: &'c Members, name: &str) -> Option<&'c Value> {
     let mut object = object;
     let mut rest = name;
     loop {
@@ -92,8 +90,7 @@ fn find<'c>(object: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
         let (member, value) = object
             .iter()
             .filter(|(member, _)| {
-                !member.is_empty()
-                    && rest.strip_prefix(member.as_str()).is_some_and(|tail| tail.starts_with(['.', '/']))
+                !member.is_empty() && rest.strip_prefix(*member).is_some_and(|tail| tail.starts_with(['.', '/']))
             })
             .max_by_key(|(member, _)| member.len())?;
         rest = &rest[member.len() + 1..];
@@ -104,7 +101,7 @@ fn find<'c>(object: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
 /// Strings as they are; numbers and booleans by their JSON text.
 fn text_of(value: &Value) -> Cow<'_, str> {
     match value {
-        Value::String(text) => Cow::Borrowed(text),
+        Value::String(text) => Cow::Borrowed(&**text),
         other => Cow::Owned(other.to_string()),
     }
 }

@@ -10,12 +10,11 @@ use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sallyport_domain::claims::{ARRAY_MAX, Claims, JSON_DEPTH_MAX, parse_object};
+use sallyport_domain::claims::{ARRAY_MAX, Claims, JSON_DEPTH_MAX, Members, Value, parse_members};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::decision::{Check, CheckName, Refusal};
 use sallyport_domain::identity::Identity;
 use sallyport_domain::provider::Algorithm;
-use serde_json::{Map, Value};
 
 /// Longest subject token, in bytes.
 pub const TOKEN_MAX: usize = 16 * 1024;
@@ -133,7 +132,7 @@ impl UnverifiedJwt {
         let (signing_input, rest) = token.split_at(header.len() + 1 + payload.len());
 
         let header = decode("header", header)?;
-        let header = parse_object(&header, JSON_DEPTH_MAX, ARRAY_MAX)
+        let header = parse_members(&header, JSON_DEPTH_MAX, ARRAY_MAX)
             .map_err(|error| TokenFault::malformed(format!("has a header that {error}")))?;
         let (algorithm, key_id) = read_header(&header)?;
 
@@ -286,9 +285,9 @@ fn decode(part: &str, text: &str) -> Result<Vec<u8>, TokenFault> {
 }
 
 /// Algorithm and key id (RFC 7515 section 4.1). Keys in the header (`jwk`, `jku`, `x5u`, `x5c`) are never looked at.
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenFault> {
+fn read_header(header: &Members) -> Result<(Algorithm, Option<String>), TokenFault> {
     // `enc` means JWE, `zip` and `b64` change what is signed, and what `crit` demands is nothing that we know.
-    if let Some(name) = ["enc", "zip", "b64", "crit"].into_iter().find(|name| header.contains_key(*name)) {
+    if let Some(name) = ["enc", "zip", "b64", "crit"].into_iter().find(|name| header.contains_key(name)) {
         return Err(TokenFault::malformed(format!("has the header member '{name}', which is not accepted")));
     }
     let algorithm = match header.get("alg") {
@@ -303,7 +302,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
     }
     let key_id = match header.get("kid") {
         None => None,
-        Some(Value::String(kid)) => Some(kid.clone()),
+        Some(Value::String(kid)) => Some(kid.clone().into()),
         Some(_) => return Err(TokenFault::malformed("has a header whose 'kid' is not a string")),
     };
     Ok((algorithm, key_id))

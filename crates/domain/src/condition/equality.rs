@@ -7,7 +7,8 @@ use cel::ExecutionError;
 use cel::common::ast::operators;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelOptional, CelString, Kind};
 use cel::common::value::Val;
-use serde_json::{Map, Value};
+
+use crate::claims::{Members, Value};
 
 /// Whether two values are equal. Values of different types are not, but for numbers.
 pub(super) fn equal(a: &dyn Val, b: &dyn Val) -> bool {
@@ -41,11 +42,11 @@ pub(super) fn equal(a: &dyn Val, b: &dyn Val) -> bool {
 }
 
 /// Whether an object of the claims equals a value.
-pub(super) fn object_equals(members: &Map<String, Value>, other: &dyn Val) -> bool {
+pub(super) fn object_equals(members: &Members, other: &dyn Val) -> bool {
     let (Kind::Map, Some(indexer)) = (other.get_type().kind(), other.as_indexer()) else { return false };
     size(other) == Some(members.len())
         && members.iter().all(|(name, value)| {
-            indexer.get(&CelString::from(name.as_str())).is_ok_and(|other| json_equals(value, other.as_ref()))
+            indexer.get(&CelString::from(name)).is_ok_and(|other| json_equals(value, other.as_ref()))
         })
 }
 
@@ -58,7 +59,7 @@ fn json_equals(value: &Value, other: &dyn Val) -> bool {
             Some(integer) => equal(&CelInt::from(integer), other),
             None => equal(&CelDouble::from(number.as_f64().unwrap_or(f64::NAN)), other),
         },
-        Value::String(text) => equal(&CelString::from(text.as_str()), other),
+        Value::String(text) => equal(&CelString::from(&**text), other),
         Value::Array(items) => other.downcast_ref::<CelList>().is_some_and(|other| {
             items.len() == other.len() && items.iter().zip(other.iter()).all(|(a, b)| json_equals(a, b.as_ref()))
         }),

@@ -2,9 +2,8 @@
 
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, operators};
 use cel::{ExecutionError, Value};
-use serde_json::Value as Json;
 
-use crate::claims::Claims;
+use crate::claims::{Claims, Value as Json};
 
 /// Longest error text, in bytes.
 pub(super) const LENGTH_MAX: usize = 300;
@@ -89,7 +88,7 @@ fn missing(node: &IdedExpr, claims: &Claims, key: &str) -> Option<String> {
     if let Some(path) = claim_path(node) {
         let mut members = Some(claims.members());
         for (depth, name) in path.iter().enumerate() {
-            match members?.get(*name) {
+            match members?.get(name) {
                 Some(Json::Object(inner)) => members = Some(inner),
                 Some(_) => members = None,
                 None if *name == key => return Some(render(path.get(..=depth)?)),

@@ -8,12 +8,11 @@ use cel::common::traits::{Container, Indexer, Iterable, Iterator as CelIterator,
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelNull, CelString, CelTimestamp, MAP_TYPE, Type};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
-use serde_json::{Map, Value};
 
 use super::admit::RANGE_MAX;
 use super::equality::object_equals;
 use super::functions::Constant;
-use crate::claims::Claims;
+use crate::claims::{Claims, Members, Value};
 use crate::clock::Timestamp;
 
 /// What the names in a condition mean during one evaluation.
@@ -47,7 +46,7 @@ impl VariableResolver for Variables<'_> {
 /// A JSON object as a CEL map that converts members when they are read. Arrays and inner objects are converted once
 /// per evaluation, so that a loop does not convert them at each turn.
 pub(super) struct Object<'c> {
-    members: &'c Map<String, Value>,
+    members: &'c Members,
     /// As many places as members, each the head of a list: found by where the member lies in memory.
     converted: OnceLock<Box<[Place<'c>]>>,
     keys: OnceLock<Vec<CelString<'c>>>,
@@ -68,7 +67,7 @@ enum Converted<'c> {
 }
 
 impl<'c> Object<'c> {
-    fn new(members: &'c Map<String, Value>) -> Self {
+    fn new(members: &'c Members) -> Self {
         Self { members, converted: OnceLock::new(), keys: OnceLock::new() }
     }
 
@@ -110,7 +109,7 @@ fn boxed<'c>(value: &'c Value) -> Box<dyn Val + 'c> {
             Some(integer) => Box::new(CelInt::from(integer)),
             None => Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN))),
         },
-        Value::String(text) => Box::new(CelString::from(text.as_str())),
+        Value::String(text) => Box::new(CelString::from(&**text)),
         Value::Array(items) => Box::new(list(items)),
         Value::Object(members) => Box::new(Object::new(members)),
     }
@@ -179,7 +178,7 @@ impl<'c> Indexer for Object<'c> {
         let Some(name) = index.downcast_ref::<CelString>() else {
             return Err(ExecutionError::no_such_overload("_[_]", vec!["map".into(), index.get_type().name().into()]));
         };
-        let members: &'c Map<String, Value> = self.members;
+        let members: &'c Members = self.members;
         let value = members.get(name.inner()).ok_or_else(|| ExecutionError::NoSuchKey(Arc::new(name.to_string())))?;
         Ok(match self.converted(value) {
             Some(Converted::Object(object)) => CowVal::Borrowed(object),
@@ -201,7 +200,7 @@ impl Iterable for Object<'_> {
     where
         Self: 'v,
     {
-        let keys = self.keys.get_or_init(|| self.members.keys().map(|name| CelString::from(name.as_str())).collect());
+        let keys = self.keys.get_or_init(|| self.members.keys().map(CelString::from).collect());
         Box::new(Keys(keys.iter()))
     }
 }
@@ -221,14 +220,16 @@ mod tests {
     /// However many lists an object has: a list that is converted at each reading makes loops quadratic.
     #[test]
     fn a_member_is_converted_once() {
-        let members = (0..300).map(|n| (format!("m{n}"), serde_json::json!([n, {"a": [n]}]))).collect::<Map<_, _>>();
-        let object = Object::new(&members);
+        let text: Vec<String> = (0..300).map(|n| format!(r#""m{n}":[{n},{{"a":[{n}]}}]"#)).collect();
+        let claims = Claims::parse(format!("{{{}}}", text.join(",")).as_bytes()).unwrap();
+        let members = claims.members();
+        let object = Object::new(members);
         let place = |name: &str| match object.get(&CelString::from(name)).unwrap() {
             CowVal::Borrowed(value) => std::ptr::from_ref(value).addr(),
             CowVal::Owned(_) => panic!("{name} was converted for this reading alone"),
         };
-        let first: Vec<usize> = members.keys().map(|name| place(name)).collect();
-        let again: Vec<usize> = members.keys().map(|name| place(name)).collect();
+        let first: Vec<usize> = members.keys().map(place).collect();
+        let again: Vec<usize> = members.keys().map(place).collect();
         assert_eq!(first, again);
         let distinct: std::collections::BTreeSet<usize> = first.into_iter().collect();
         assert_eq!(distinct.len(), members.len());

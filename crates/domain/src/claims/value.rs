@@ -1,0 +1,168 @@
+//! JSON as it is kept of a token: for each exchange a few dozen values, in a third of the memory that a general-purpose tree
+//! takes, and without a hash table.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use serde_json::{Map, Number};
+
+/// From how many members on they are looked up in an index instead of one by one.
+const FEW: usize = 32;
+
+/// A JSON value.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Value {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number.
+    Number(Number),
+    /// A text.
+    String(Box<str>),
+    /// A list.
+    Array(Box<[Self]>),
+    /// An object.
+    Object(Members),
+}
+
+impl Value {
+    /// The text, if it is one.
+    pub fn as_str(&self) -> Option<&str> {
+        if let Self::String(text) = self { Some(text) } else { None }
+    }
+
+    /// The members, if it is an object.
+    pub const fn as_object(&self) -> Option<&Members> {
+        if let Self::Object(members) = self { Some(members) } else { None }
+    }
+}
+
+/// Its JSON text.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        serde_json::Value::from(self.clone()).fmt(f)
+    }
+}
+
+impl From<Value> for serde_json::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(value),
+            Value::Number(number) => Self::Number(number),
+            Value::String(text) => Self::String(text.into()),
+            Value::Array(items) => items.into_iter().map(Self::from).collect(),
+            Value::Object(members) => Self::Object(members.into()),
+        }
+    }
+}
+
+/// The members of a JSON object in document order, no two of the same name.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Members {
+    members: Box<[(Box<str>, Value)]>,
+    /// The members' places in the order of their names, where they are many.
+    by_name: Option<Box<[usize]>>,
+}
+
+impl Members {
+    /// Of these.
+    ///
+    /// # Errors
+    /// A name that two of them have.
+    pub(super) fn new(members: Vec<(Box<str>, Value)>) -> Result<Self, Box<str>> {
+        let name = |index: usize| -> &str { &members[index].0 };
+        let (twice, by_name) = if members.len() <= FEW {
+            let twice = (1..members.len()).find(|last| (0..*last).any(|earlier| name(earlier) == name(*last)));
+            (twice, None)
+        } else {
+            let mut order: Vec<usize> = (0..members.len()).collect();
+            order.sort_unstable_by_key(|index| name(*index));
+            let twice = order.windows(2).find(|pair| name(pair[0]) == name(pair[1])).map(|pair| pair[0]);
+            (twice, Some(order.into()))
+        };
+        match twice {
+            Some(index) => Err(members[index].0.clone()),
+            None => Ok(Self { members: members.into(), by_name }),
+        }
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The member of this name.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        let index = match &self.by_name {
+            None => self.members.iter().position(|(known, _)| **known == *name)?,
+            Some(order) => order[order.binary_search_by(|index| (*self.members[*index].0).cmp(name)).ok()?],
+        };
+        Some(&self.members[index].1)
+    }
+
+    /// Whether there is a member of this name.
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Each member.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.members.iter().map(|(name, value)| (name.borrow(), value))
+    }
+
+    /// Each name.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name)
+    }
+}
+
+impl From<Members> for Map<String, serde_json::Value> {
+    fn from(members: Members) -> Self {
+        members.members.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(names: &[String]) -> Result<Members, Box<str>> {
+        Members::new(
+            names.iter().enumerate().map(|(n, name)| (name.as_str().into(), Value::Number(n.into()))).collect(),
+        )
+    }
+
+    #[test]
+    fn members_are_found_and_kept_in_order_however_many_there_are() {
+        for count in [0, 1, FEW, FEW + 1, 500] {
+            let names: Vec<String> = (0..count).map(|n| format!("m{}", (n * 7_919) % 1_000)).collect();
+            let object = members(&names).unwrap();
+            assert_eq!(object.len(), count);
+            assert!(object.keys().eq(names.iter().map(String::as_str)));
+            for (n, name) in names.iter().enumerate() {
+                assert_eq!(object.get(name), Some(&Value::Number(n.into())));
+            }
+            for other in ["", "m", "m1000", "n"] {
+                assert_eq!(object.get(other), None, "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_name_is_there_twice_however_many_there_are() {
+        for count in [2, FEW, FEW + 1, 500] {
+            for (first, second) in [(0, 1), (0, count - 1), (count - 2, count - 1)] {
+                let mut names: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();
+                names[second] = names[first].clone();
+                assert_eq!(members(&names), Err(names[first].as_str().into()));
+            }
+        }
+    }
+}
