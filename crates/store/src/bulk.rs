@@ -39,25 +39,27 @@ impl<E: EntityTrait> BulkInsert<E> {
         }
     }
 
-    /// Inserts rows; each gives a value for each column, in the order of `E::Column`. To be called in a transaction.
+    /// Inserts rows, of which each has a value for each column. To be called in a transaction.
     ///
     /// # Errors
     /// When the database does not take them; some may have been inserted.
-    pub(crate) async fn rows(
+    pub(crate) async fn rows<R: Sync>(
         &self,
         db: &impl ConnectionTrait,
-        rows: impl ExactSizeIterator<Item = Vec<Value>>,
+        mut rows: &[R],
+        value: impl Fn(&R, E::Column) -> Value + Send + Sync,
     ) -> Result<(), StoreError> {
-        let columns = E::Column::iter().count();
-        let (backend, mut left, mut values) = (db.get_database_backend(), rows.len(), rows.flatten());
-        while left > 0 {
-            let most = left.min(ROWS).min(PARAMETERS / columns);
+        let (backend, columns) = (db.get_database_backend(), E::Column::iter().count());
+        while !rows.is_empty() {
+            let most = rows.len().min(ROWS).min(PARAMETERS / columns);
             let count = if backend == DbBackend::Sqlite { most } else { 1 << most.ilog2() };
-            let sql = self.text(backend, count);
-            let part: Vec<Value> = values.by_ref().take(count * columns).collect();
-            debug_assert_eq!(part.len(), count * columns, "a row gives a value for each column");
-            db.execute_raw(Statement::from_sql_and_values(backend, sql, part)).await?;
-            left -= count;
+            let (part, rest) = rows.split_at(count);
+            let mut values = Vec::with_capacity(count * columns);
+            for row in part {
+                values.extend(E::Column::iter().map(|column| value(row, column)));
+            }
+            db.execute_raw(Statement::from_sql_and_values(backend, self.text(backend, count), values)).await?;
+            rows = rest;
         }
         Ok(())
     }

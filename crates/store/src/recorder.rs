@@ -21,7 +21,7 @@ use sallyport_domain::event::Event;
 use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::scope::Scope;
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, Iterable, QueryFilter, QuerySelect, TryInsertResult};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
@@ -298,15 +298,12 @@ async fn commit(
         transaction.rollback().await?;
         return Ok((outcomes, held));
     }
-    let row = |record: &ExchangeRecord| {
-        let time = held.on_record(record.time);
-        exchange::Column::iter().map(|column| exchange::Model::value(record, time, column)).collect()
-    };
     let mut uses = Uses::new();
     for grant in rows.iter().filter(|record| record.granted) {
         usage::add(&mut uses, grant, held.on_record(grant.time));
     }
-    EXCHANGES.rows(&transaction, rows.into_iter().map(row)).await?;
+    let value = |record: &&ExchangeRecord, column| exchange::Model::value(record, held.on_record(record.time), column);
+    EXCHANGES.rows(&transaction, &rows, value).await?;
     if store.usages().is_none() {
         usage::write(&transaction, &uses).await?;
     }

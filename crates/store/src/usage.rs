@@ -15,10 +15,7 @@ use sallyport_domain::exchange::ExchangeRecord;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, Iterable, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select,
-    Value,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -70,17 +67,14 @@ pub(crate) fn add(uses: &mut Uses, grant: &ExchangeRecord, at: Timestamp) {
 /// # Errors
 /// The database.
 pub(crate) async fn write(db: &impl ConnectionTrait, uses: &Uses) -> Result<(), StoreError> {
-    let row = |(trust, last): (&TrustId, &Use)| {
-        let row = trust_usage::Model {
-            trust_id: trust.0,
-            scope: last.scope.key(),
-            binding: last.binding,
-            last_used_at: last.at.micros(),
-        };
-        trust_usage::Column::iter().map(|column| row.get(column)).collect()
+    let row = |(trust, last): (&TrustId, &Use)| trust_usage::Model {
+        trust_id: trust.0,
+        scope: last.scope.key(),
+        binding: last.binding,
+        last_used_at: last.at.micros(),
     };
-    let rows: Vec<Vec<Value>> = uses.iter().map(row).collect();
-    USAGES.rows(db, rows.into_iter()).await
+    let rows: Vec<trust_usage::Model> = uses.iter().map(row).collect();
+    USAGES.rows(db, &rows, trust_usage::Model::get).await
 }
 
 /// The uses that are durable in the record only.
