@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use prost::Message as _;
-use sallyport_testkit::{Algorithm, Failure, Signer};
+use sallyport_testkit::{Algorithm, Failure, Postgres, Signer};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -658,5 +660,57 @@ fn a_trust_with_roles_its_account_lacks_grants_nothing() {
         assert_eq!((reply.status, &reply.json()["error"]), (400, &json!("invalid_grant")), "{}", reply.text());
         let record = world.record(&place.space, &reply.reference()).await;
         assert_eq!(record["reason"], json!("roles"), "{record}");
+    });
+}
+
+/// Another session keeps PostgreSQL from recording anything. Some hundred exchanges may wait for that; who comes then is told at
+/// once, while the others wait, and what was granted in the end is on record.
+#[test]
+fn what_comes_while_too_much_waits_is_refused_at_once() {
+    run(async {
+        let server = Postgres::shared().expect("a PostgreSQL server");
+        let mut url = String::new();
+        let world = World::with(|setup| {
+            setup.on_postgres(server);
+            setup.get("SALLYPORT_DATABASE_URL").clone_into(&mut url);
+        })
+        .await;
+        let database: &'static str = url.rsplit('/').next().unwrap().to_owned().leak();
+        let place = world.place().await;
+        let binding = world.binding(&place.space, "crowd", &["viewer"]).await;
+        let token = world.token("crowd", &place.space);
+
+        const HOLD: &str = "BEGIN; LOCK TABLE exchanges IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(120)";
+        let holder = std::thread::spawn(|| server.sql(database, HOLD));
+        let locks = "SELECT count(*) FROM pg_locks WHERE relation = 'exchanges'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+        eventually("the lock", Duration::from_secs(20), async || {
+            (server.sql(database, locks).unwrap() == "1").then_some(())
+        })
+        .await;
+
+        let mut crowd: FuturesUnordered<_> = (0..900).map(|_| world.oauth(&binding.client_id, &token, &[])).collect();
+        let mut answers = Vec::new();
+        let is_refused = |reply: &Reply| reply.status == 503 && reply.text().contains("more to do than can be done");
+        while answers.iter().filter(|reply| is_refused(reply)).count() < 100 {
+            answers.push(crowd.next().await.expect("more than may wait"));
+        }
+        let refused = answers.iter().find(|reply| is_refused(reply)).unwrap();
+        assert_eq!(refused.json()["error"], json!("temporarily_unavailable"));
+        assert_eq!(refused.header("retry-after"), "1");
+        assert!(!refused.header("x-request-id").is_empty(), "{refused:?}");
+        assert!(answers.iter().all(|reply| reply.status == 503), "nothing is granted that is not on record");
+        assert!(!holder.is_finished(), "it was at once");
+
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND datname = current_database()";
+        server.sql(database, end).unwrap();
+        assert!(holder.join().unwrap().is_err(), "it was ended");
+        answers.extend(crowd.collect::<Vec<_>>().await);
+        let granted = answers.iter().filter(|reply| reply.status == 200).count();
+        assert!(answers.iter().all(|reply| matches!(reply.status, 200 | 503)), "{answers:?}");
+        assert_eq!(world.oauth(&binding.client_id, &token, &[]).await.status, 200, "it is itself again");
+        let list = "query($scope: String!) { listExchanges(scopeMrn: $scope) { totalCount } }";
+        let recorded =
+            world.graphql(list, json!({ "scope": place.space })).await["listExchanges"]["totalCount"].clone();
+        assert_eq!(recorded, json!(granted + 1));
     });
 }

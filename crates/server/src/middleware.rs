@@ -96,23 +96,14 @@ where
             EXCHANGES[door as usize].refused.increment(1);
             return Either::Left(ready(Ok(response)));
         }
-        let (services, request) = (Arc::clone(services), request.map(Body::new));
-        Either::Right(Either::Left(Box::pin(exchange(services, door, request))))
+        let (began, at_door) = (Instant::now(), Arc::clone(services));
+        let run = move |request| routes::exchange(door, at_door, request);
+        let answer = framed(Arc::clone(services), request.map(Body::new), run).map(move |response| {
+            count_exchange(door, response.status(), began.elapsed());
+            Ok(response)
+        });
+        Either::Right(Either::Left(Box::pin(answer)))
     }
-}
-
-/// One exchange, from its request to its answer.
-async fn exchange(services: Arc<Services>, door: Protocol, request: Request) -> Result<Response, Infallible> {
-    let began = Instant::now();
-    let run = |request| routes::exchange(door, Arc::clone(&services), request);
-    let response = framed(&services, request, run).await;
-    if response.status() == StatusCode::OK {
-        EXCHANGES[door as usize].took.record(began.elapsed().as_secs_f64());
-        EXCHANGES[door as usize].answered.increment(1);
-    } else {
-        count(routes::path(door).into(), response.status(), began.elapsed());
-    }
-    Ok(response)
 }
 
 async fn not_found() -> Response {
@@ -122,19 +113,22 @@ async fn not_found() -> Response {
 /// Any other request: counted by its route as it is written in the router, so that strangers cannot make up new ones.
 async fn pass(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
     let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
-    let response = framed(&services, request, |request| next.run(request)).await;
+    let response = framed(services, request, |request| next.run(request)).await;
     let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
     count(route, response.status(), began.elapsed());
     response
 }
 
-/// Names the request, on its answer and in every log line; runs it in a span, and sees to it that it ends.
-async fn framed<F: Future<Output = Response>>(
-    services: &Services,
+/// Names the request, on its answer and in every log line, and runs it in a span, with a deadline and a net under panics: either
+/// way the caller gets an answer it can read, and the others go on.
+///
+/// Put together of futures that lie in each other: of an `async fn` each part would be there twice, first as an argument.
+fn framed<F: Future<Output = Response>>(
+    services: Arc<Services>,
     mut request: Request,
     run: impl FnOnce(Request) -> F,
-) -> Response {
-    let id = identify(services, request.headers());
+) -> impl Future<Output = Response> {
+    let id = identify(&services, request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(
         "request",
@@ -150,10 +144,22 @@ async fn framed<F: Future<Output = Response>>(
         });
         let _ = span.set_parent(context);
     }
-    let mut response = finish(services, request, run).instrument(span.clone()).await;
-    span.record("http.response.status_code", response.status().as_u16());
-    mark(&mut response, id);
-    response
+    let (unfinished, span_of_run) = (Unfinished::of(&request), span.clone());
+    let run = AssertUnwindSafe(async move { run(request).await }).catch_unwind();
+    let answer = tokio::time::timeout(DEADLINE, run).map(move |outcome| {
+        let path = unfinished.path();
+        match outcome {
+            Ok(Ok(response)) => return response,
+            Ok(Err(_)) => tracing::error!(path, "a request panicked"),
+            Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+        }
+        unfinished.answer(&services)
+    });
+    answer.instrument(span_of_run).map(move |mut response| {
+        span.record("http.response.status_code", response.status().as_u16());
+        mark(&mut response, id);
+        response
+    })
 }
 
 /// What every answer bears: the request's id, and what browsers respect.
@@ -178,21 +184,13 @@ fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// A deadline, and a net under panics: either way the caller gets an answer it can read, and the others go on.
-async fn finish<F: Future<Output = Response>>(
-    services: &Services,
-    request: Request,
-    run: impl FnOnce(Request) -> F,
-) -> Response {
-    let unfinished = Unfinished::of(&request);
-    let run = AssertUnwindSafe(async move { run(request).await }).catch_unwind();
-    let path = unfinished.path();
-    match tokio::time::timeout(DEADLINE, run).await {
-        Ok(Ok(response)) => return response,
-        Ok(Err(_)) => tracing::error!(path, "a request panicked"),
-        Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+fn count_exchange(door: Protocol, status: StatusCode, took: Duration) {
+    if status == StatusCode::OK {
+        EXCHANGES[door as usize].took.record(took.as_secs_f64());
+        EXCHANGES[door as usize].answered.increment(1);
+    } else {
+        count(SharedString::const_str(routes::path(door)), status, took);
     }
-    unfinished.answer(services)
 }
 
 fn count(route: SharedString, status: StatusCode, took: Duration) {
