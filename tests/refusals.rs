@@ -1,5 +1,6 @@
 //! Story: what callers learn. wire.md's table of faults, each on both endpoints, and the one answer for all the rest.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -688,18 +689,30 @@ fn what_comes_while_too_much_waits_is_refused_at_once() {
         })
         .await;
 
-        let mut crowd: FuturesUnordered<_> = (0..900).map(|_| world.oauth(&binding.client_id, &token, &[])).collect();
+        let (world, binding, place, token) = (&world, &binding, &place, &token);
+        let one = |n: usize| async move {
+            if n.is_multiple_of(2) {
+                world.oauth(&binding.client_id, token, &[]).await
+            } else {
+                world.exchange(&place.space, world.issuer.uri(), token).await
+            }
+        };
+        let mut crowd: FuturesUnordered<_> = (0..1_500).map(one).collect();
         let mut answers = Vec::new();
-        let is_refused = |reply: &Reply| reply.status == 503 && reply.text().contains("more to do than can be done");
-        while answers.iter().filter(|reply| is_refused(reply)).count() < 100 {
+        let is_refused = |reply: &&Reply| reply.status == 503 && reply.text().contains("more to do than can be done");
+        while answers.iter().filter(is_refused).count() < 100 {
             answers.push(crowd.next().await.expect("more than may wait"));
         }
-        let refused = answers.iter().find(|reply| is_refused(reply)).unwrap();
-        assert_eq!(refused.json()["error"], json!("temporarily_unavailable"));
-        assert_eq!(refused.header("retry-after"), "1");
-        assert!(!refused.header("x-request-id").is_empty(), "{refused:?}");
+        assert!(!holder.is_finished(), "nobody waited for the lock");
         assert!(answers.iter().all(|reply| reply.status == 503), "nothing is granted that is not on record");
-        assert!(!holder.is_finished(), "it was at once");
+        for refused in answers.iter().filter(is_refused) {
+            let body = refused.json();
+            assert!(body["error"] == json!("temporarily_unavailable") || body["code"] == json!(14), "{body}");
+            assert_eq!(refused.header("retry-after"), "1");
+            assert!(!refused.header("x-request-id").is_empty(), "{refused:?}");
+        }
+        let doors = answers.iter().filter(is_refused).map(|refused| refused.json()["code"].is_null());
+        assert_eq!(doors.collect::<BTreeSet<_>>().len(), 2, "both doors");
 
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND datname = current_database()";
         server.sql(database, end).unwrap();
@@ -707,10 +720,12 @@ fn what_comes_while_too_much_waits_is_refused_at_once() {
         answers.extend(crowd.collect::<Vec<_>>().await);
         let granted = answers.iter().filter(|reply| reply.status == 200).count();
         assert!(answers.iter().all(|reply| matches!(reply.status, 200 | 503)), "{answers:?}");
-        assert_eq!(world.oauth(&binding.client_id, &token, &[]).await.status, 200, "it is itself again");
+        assert_eq!(world.oauth(&binding.client_id, token, &[]).await.status, 200, "it is itself again");
         let list = "query($scope: String!) { listExchanges(scopeMrn: $scope) { totalCount } }";
         let recorded =
             world.graphql(list, json!({ "scope": place.space })).await["listExchanges"]["totalCount"].clone();
-        assert_eq!(recorded, json!(granted + 1));
+        // What was recorded while its answer was lost may be there, too.
+        let recorded = usize::try_from(recorded.as_u64().unwrap()).unwrap();
+        assert!(recorded > granted, "{recorded} on record, {granted} granted before the last");
     });
 }

@@ -241,10 +241,9 @@ fn record_of(workload: &Workload, checks: Vec<Check>) -> Result<ExchangeRecord> 
     })
 }
 
-/// What a record costs: its checks as JSON, and its part in a group commit on SQLite, the wait for the disk included.
+/// What a record costs: its part in a group commit on SQLite, the wait for the disk included.
 fn record(criterion: &mut Criterion, runtime: &Runtime, workload: &Workload) -> Result<()> {
-    let checks = checks(workload)?;
-    let one = record_of(workload, checks.clone())?;
+    let one = record_of(workload, checks(workload)?)?;
     let folder = tempfile::tempdir()?;
     let url = format!("sqlite://{}", folder.path().join("bench.db").display());
     let (recorder, configuration) = runtime.block_on(async {
@@ -257,7 +256,6 @@ fn record(criterion: &mut Criterion, runtime: &Runtime, workload: &Workload) -> 
     let revision = configuration.current()?.revision();
 
     let mut group = criterion.benchmark_group("record");
-    group.bench_function("checks as JSON", |bencher| bencher.iter(|| serde_json::to_string(black_box(&checks))));
     for together in [1_usize, 64, 512] {
         group.throughput(Throughput::Elements(together as u64));
         group.bench_function(BenchmarkId::new("in one commit", together), |bencher| {

@@ -315,3 +315,22 @@ fn is_jwt(typ: &str) -> bool {
     let short = if prefixed { &typ[12..] } else { typ };
     ["JWT", "at+jwt", "JOSE"].iter().any(|known| short.eq_ignore_ascii_case(known))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records and used-up tokens outlive a program: another hash would forget them.
+    #[test]
+    fn a_token_is_named_by_the_hash_of_all_of_it_and_its_use_by_that_of_what_is_signed() {
+        for algorithm in ["RS256", "ES384"] {
+            let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{algorithm}"}}"#));
+            let payload = URL_SAFE_NO_PAD.encode(r#"{"iss":"https://a.example","sub":"b","exp":1,"iat":1}"#);
+            let signed = format!("{header}.{payload}");
+            let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode("signature"));
+            let jwt = UnverifiedJwt::parse(&format!(" {token}\n")).unwrap();
+            assert_eq!(jwt.token_hash(), sha256(token.as_bytes()), "{algorithm}");
+            assert_eq!(jwt.signed_hash(), sha256(signed.as_bytes()), "{algorithm}");
+        }
+    }
+}

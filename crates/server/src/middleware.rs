@@ -198,3 +198,15 @@ fn count(route: SharedString, status: StatusCode, took: Duration) {
     metrics::histogram!("sallyport_http_request_duration_seconds", &labels[..1]).record(took.as_secs_f64());
     metrics::counter!("sallyport_http_requests_total", &labels).increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_door_is_counted_as_itself() {
+        for (index, door) in Protocol::ALL.into_iter().enumerate() {
+            assert_eq!(door as usize, index);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::{Map, Number};
 
-/// From how many members on they are looked up in an index instead of one by one.
+/// Up to how many members are looked up one by one; more have an index.
 const FEW: usize = 32;
 
 /// A JSON value.
@@ -41,7 +41,11 @@ impl Value {
 /// Its JSON text.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        serde_json::Value::from(self.clone()).fmt(f)
+        match self {
+            Self::Bool(value) => value.fmt(f),
+            Self::Number(number) => number.fmt(f),
+            other => serde_json::Value::from(other.clone()).fmt(f),
+        }
     }
 }
 
@@ -58,7 +62,7 @@ impl From<Value> for serde_json::Value {
     }
 }
 
-/// The members of a JSON object in document order, no two of the same name.
+/// The members of a JSON object in document order, no two of the same name. Two are equal in the same order only.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Members {
     members: Box<[(Box<str>, Value)]>,
