@@ -117,6 +117,12 @@ fn every_part_that_can_be_slow_has_a_metric() {
         );
         let list = "query($s: String!) { listExchanges(scopeMrn: $s) { totalCount } }";
         world.graphql(list, json!({ "s": place.space })).await;
+        // Exchanges do not come by the router, everything else does.
+        assert_eq!(world.post_form("/auth/v1/token", &[("grant_type", "unknown")], None).await.status, 400);
+        for (path, status) in [("/auth/v1/token", 405), ("/nowhere", 404)] {
+            let reply = Reply::to(world.http.get(format!("{}{path}", world.server.url))).await;
+            assert_eq!(reply.status, status, "{path}");
+        }
         let scrape = async || Reply::to(world.http.get(format!("{}/metrics", world.server.admin_url))).await.text();
         // Gauges are looked up every few seconds.
         let text = eventually("gauges follow", Duration::from_secs(30), async || {
@@ -137,7 +143,13 @@ fn every_part_that_can_be_slow_has_a_metric() {
             "sallyport_database_seconds_count{operation=\"record\"} 2",
             "sallyport_database_seconds_count{operation=\"credential\"} 1",
             "sallyport_database_seconds_count{operation=\"list\"} 1",
+            "sallyport_http_requests_total{route=\"/SecureTokenService/ExchangeExternalToken\",status=\"200\"} 1",
             "sallyport_http_requests_total{route=\"/SecureTokenService/ExchangeExternalToken\",status=\"403\"} 1",
+            "sallyport_http_request_duration_seconds_count{route=\"/SecureTokenService/ExchangeExternalToken\"} 2",
+            "sallyport_http_requests_total{route=\"/auth/v1/token\",status=\"400\"} 1",
+            "sallyport_http_requests_total{route=\"/auth/v1/token\",status=\"405\"} 1",
+            "sallyport_http_request_duration_seconds_count{route=\"/auth/v1/token\"} 2",
+            "sallyport_http_requests_total{route=\"none\",status=\"404\"} 1",
             "sallyport_configuration_confirmed 1",
             "sallyport_record_queue_depth 0",
         ] {
