@@ -14,16 +14,31 @@ use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Iterable, Statement, Stat
 use crate::error::StoreError;
 
 /// Most rows in one statement: larger ones are no faster, and push everything else out of the processor's caches.
-const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 64;
 /// What SQLite takes in one statement; PostgreSQL takes twice that.
 const PARAMETERS: usize = 32_766;
 
-type Texts = [OnceLock<String>; ROWS];
+/// The texts of one statement, by database and number of rows.
+pub(crate) struct Texts {
+    sqlite: [OnceLock<String>; ROWS],
+    postgres: [OnceLock<String>; ROWS],
+}
+
+impl Texts {
+    pub(crate) const fn new() -> Self {
+        Self { sqlite: [const { OnceLock::new() }; ROWS], postgres: [const { OnceLock::new() }; ROWS] }
+    }
+
+    /// The text for so many rows, from 1 to [`ROWS`]; made when it is not there yet.
+    pub(crate) fn get(&self, backend: DbBackend, rows: usize, make: impl FnOnce() -> String) -> &str {
+        let texts = if backend == DbBackend::Sqlite { &self.sqlite } else { &self.postgres };
+        texts[rows - 1].get_or_init(make)
+    }
+}
 
 /// Inserts into the table of `E`. One `static` for each place that inserts.
 pub(crate) struct BulkInsert<E> {
-    sqlite: Texts,
-    postgres: Texts,
+    texts: Texts,
     on_conflict: Option<fn() -> OnConflict>,
     table: PhantomData<E>,
 }
@@ -31,12 +46,7 @@ pub(crate) struct BulkInsert<E> {
 impl<E: EntityTrait> BulkInsert<E> {
     /// An insert that does this on conflict; `None`: it fails.
     pub(crate) const fn new(on_conflict: Option<fn() -> OnConflict>) -> Self {
-        Self {
-            sqlite: [const { OnceLock::new() }; ROWS],
-            postgres: [const { OnceLock::new() }; ROWS],
-            on_conflict,
-            table: PhantomData,
-        }
+        Self { texts: Texts::new(), on_conflict, table: PhantomData }
     }
 
     /// Inserts rows, of which each has a value for each column. To be called in a transaction.
@@ -66,8 +76,7 @@ impl<E: EntityTrait> BulkInsert<E> {
 
     /// The statement for so many rows, of which there is at least one.
     fn text(&self, backend: DbBackend, count: usize) -> &str {
-        let texts = if backend == DbBackend::Sqlite { &self.sqlite } else { &self.postgres };
-        texts[count - 1].get_or_init(|| {
+        self.texts.get(backend, count, || {
             let mut insert = Query::insert();
             insert.into_table(E::default()).columns(E::Column::iter());
             for _ in 0..count {

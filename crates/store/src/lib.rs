@@ -7,8 +7,10 @@
 //! (what is forgotten), [`keys`] (sealed signing keys and facts about the installation), [`migrate`] (the schema, and whether
 //! this program can work with it), [`backup`] (copies of the embedded database).
 //!
-//! There is one way to each row: no SQL is written for one database only, and nothing here decides who may do what.
+//! Nothing here decides who may do what, and no SQL is written for one database only, except where `at_once` does in one
+//! statement what is done in several otherwise.
 
+mod at_once;
 pub mod backup;
 mod bulk;
 pub mod change;

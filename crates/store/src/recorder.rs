@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 use uuid::Uuid;
 
+use crate::at_once;
 use crate::bulk::BulkInsert;
 use crate::change::Changed;
 use crate::entity::{configuration_change, exchange, replay_use, subject_status};
@@ -156,6 +157,7 @@ impl Recorder {
 
 async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Receiver<Job>, closing: Arc<Notify>) {
     let lane = choose_lane(&SystemEntropy);
+    let mut known = None;
     let mut batch = Vec::with_capacity(BATCH);
     let (mut began, mut crowded) = (Instant::now(), false);
     let mut looks = tokio::time::interval(LOOK);
@@ -199,7 +201,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
         (began, crowded) = (Instant::now(), batch.len() > 1);
         metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));
         metrics::histogram!("sallyport_record_batch_size").record(count(batch.len()));
-        settle(&store, &configuration, lane, std::mem::take(&mut batch)).await;
+        settle(&store, &configuration, lane, &mut known, std::mem::take(&mut batch)).await;
     }
 }
 
@@ -210,10 +212,11 @@ const fn count(n: usize) -> f64 {
 
 /// Commits the jobs and answers them all. When the database refuses the batch for what is in it, the halves are tried by
 /// themselves, so that one record cannot take its neighbours with it.
-async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: Vec<Job>) {
+async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: &mut Option<Held>, jobs: Vec<Job>) {
     let mut batches = vec![jobs];
     while let Some(mut jobs) = batches.pop() {
-        let work = retry(|| commit(store, configuration, lane, &jobs));
+        let last = *known;
+        let work = retry(|| commit(store, configuration, lane, last, &jobs));
         let outcome = match timeout(COMMIT, timed("record", work)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
@@ -223,6 +226,7 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
         }
         match outcome {
             Ok((outcomes, held)) => {
+                *known = Some(held);
                 for (mut job, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
                     let _ = job.reply.send(Ok(outcome));
@@ -248,13 +252,29 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, jobs: V
     }
 }
 
-/// One transaction: what became of each job, in order, and what was held.
+/// One transaction: what became of each job, in order, and what was held. `last` is what was held the last time.
 async fn commit(
     store: &Store,
     configuration: &Configuration,
     lane: i64,
+    last: Option<Held>,
     jobs: &[Job],
 ) -> Result<(Vec<Recorded>, Held), StoreError> {
+    if let Some(held) = last
+        && jobs.len() <= at_once::MOST
+        && jobs.iter().all(|job| !job.record.granted || (job.revision == held.revision && job.record.replay.is_none()))
+    {
+        let records: Vec<&ExchangeRecord> = jobs.iter().map(|job| &*job.record).collect();
+        let began = Instant::now();
+        if at_once::record(store, lane, held, &records).await? {
+            configuration.confirm(held.revision, began);
+            store.wrote();
+            if let Some(usages) = store.usages() {
+                usages.gather(uses(&records, held));
+            }
+            return Ok((vec![Recorded::Durable; jobs.len()], held));
+        }
+    }
     let transaction = store.begin_write().await?;
     let began = Instant::now();
     let held = hold_revision(&transaction, lane).await?;
@@ -264,7 +284,7 @@ async fn commit(
     let since = Since::read(&transaction, oldest.unwrap_or(revision), revision).await?;
 
     let mut seen = HashSet::new();
-    let mut uses: BTreeMap<(Uuid, Vec<u8>), i64> = BTreeMap::new();
+    let mut tokens: BTreeMap<(Uuid, Vec<u8>), i64> = BTreeMap::new();
     let mut outcomes: Vec<Recorded> = jobs
         .iter()
         .map(|job| {
@@ -274,7 +294,7 @@ async fn commit(
             match job.replay() {
                 Some(replay) if !seen.insert((replay.provider, replay.fingerprint)) => Recorded::Replayed,
                 Some(replay) => {
-                    uses.insert((replay.provider.0, replay.fingerprint.to_vec()), replay.until.micros());
+                    tokens.insert((replay.provider.0, replay.fingerprint.to_vec()), replay.until.micros());
                     Recorded::Durable
                 }
                 None => Recorded::Durable,
@@ -282,7 +302,7 @@ async fn commit(
         })
         .collect();
 
-    let fresh = consume(&transaction, &uses).await?;
+    let fresh = consume(&transaction, &tokens).await?;
     for (job, outcome) in jobs.iter().zip(&mut outcomes) {
         if *outcome == Recorded::Durable
             && let Some(replay) = job.replay()
@@ -298,10 +318,7 @@ async fn commit(
         transaction.rollback().await?;
         return Ok((outcomes, held));
     }
-    let mut uses = Uses::new();
-    for grant in rows.iter().filter(|record| record.granted) {
-        usage::add(&mut uses, grant, held.on_record(grant.time));
-    }
+    let uses = uses(&rows, held);
     let value = |record: &&ExchangeRecord, column| exchange::Model::value(record, held.on_record(record.time), column);
     EXCHANGES.rows(&transaction, &rows, value).await?;
     if store.usages().is_none() {
@@ -314,6 +331,15 @@ async fn commit(
         usages.gather(uses);
     }
     Ok((outcomes, held))
+}
+
+/// What grants among these say of when their trusts were last used.
+fn uses(records: &[&ExchangeRecord], held: Held) -> Uses {
+    let mut uses = Uses::new();
+    for grant in records.iter().filter(|record| record.granted) {
+        usage::add(&mut uses, grant, held.on_record(grant.time));
+    }
+    uses
 }
 
 /// What has changed up to the revision of now.

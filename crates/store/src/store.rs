@@ -235,9 +235,14 @@ impl Store {
         }
     }
 
+    /// The connections of who writes, to write something by one statement that is a transaction of its own.
+    pub(crate) fn write(&self) -> &DatabaseConnection {
+        self.0.in_log.store(true, Ordering::Relaxed);
+        self.writer()
+    }
+
     /// A transaction that writes. On SQLite it takes the write lock at once, so that it cannot lose it half-way.
     pub(crate) async fn begin_write(&self) -> Result<DatabaseTransaction, StoreError> {
-        self.0.in_log.store(true, Ordering::Relaxed);
         let options = TransactionOptions {
             sqlite_transaction_mode: match self.writer().get_database_backend() {
                 DbBackend::Sqlite => Some(SqliteTransactionMode::Immediate),
@@ -245,7 +250,7 @@ impl Store {
             },
             ..TransactionOptions::default()
         };
-        Ok(self.writer().begin_with_options(options).await?)
+        Ok(self.write().begin_with_options(options).await?)
     }
 
     /// A transaction in which all reads see one state of the database.

@@ -179,6 +179,7 @@ conformance! {
     only_what_a_grant_rests_on_supersedes_it,
     what_cannot_be_told_supersedes_every_older_grant,
     a_refusal_is_kept_whatever_the_revision,
+    batches_of_every_size_are_recorded_whole,
     a_token_is_used_once_in_a_batch,
     a_token_is_used_once_across_batches_and_replicas,
     last_use_shows_once_answered_and_never_goes_back,
@@ -1278,6 +1279,32 @@ async fn a_refusal_is_kept_whatever_the_revision(db: Db) {
     furnished(&configuration).await;
     assert_eq!(recorder.record(a_refusal(space(), None), 0).await, Ok(Recorded::Durable));
     assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 1);
+}
+
+/// By one statement and by several, whose texts depend on how many they are.
+async fn batches_of_every_size_are_recorded_whole(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (_, _, trust) = furnished(&configuration).await;
+    let mut all = Vec::new();
+    for size in [1, 1, 2, 3, 5, 8, 33, 64, 65, 130] {
+        let time = now().plus_seconds(i64::try_from(all.len()).unwrap());
+        let batch: Vec<ExchangeRecord> = (0..size)
+            .map(|n| if n % 3 == 2 { a_refusal(space(), None) } else { a_grant(&trust) })
+            .map(|record| ExchangeRecord { time, ..record })
+            .collect();
+        let outcomes = futures_join(batch.iter().map(|record| recorder.record(record.clone(), 1))).await;
+        assert_eq!(outcomes, vec![Ok(Recorded::Durable); size]);
+        assert_eq!(db.store.last_used(&[trust.id]).await.unwrap()[&trust.id], time);
+        all.extend(batch);
+    }
+    let listed =
+        db.store.list_exchanges(&ExchangeFilter::of(Scope::Platform), &PageRequest::first(1_000)).await.unwrap();
+    let mut listed: Vec<ExchangeRecord> = listed.items;
+    for records in [&mut all, &mut listed] {
+        records.sort_by_key(|record| record.id.0);
+    }
+    assert!(listed == all, "{} of {} came back as they were", listed.len(), all.len());
 }
 
 async fn a_token_is_used_once_in_a_batch(db: Db) {

@@ -1,0 +1,165 @@
+//! Exchanges put on record by one statement, which is a transaction by itself.
+//!
+//! A transaction of several statements waits for the database once for each: on SQLite for its thread to be woken, on
+//! PostgreSQL for a message to come and go. What the recorder writes is nearly always the same, and decided on the revision
+//! that it held last. That all fits into one statement, which does nothing when the revision is another by now.
+
+use std::fmt::Write as _;
+
+use sallyport_domain::exchange::ExchangeRecord;
+use sea_orm::{ConnectionTrait, DbBackend, EntityName, Iden, Iterable, Statement, Value};
+
+use crate::bulk::{ROWS, Texts};
+use crate::entity::exchange::{self, Column};
+use crate::entity::{configuration_revision, trust_usage};
+use crate::error::StoreError;
+use crate::store::{Held, Store};
+
+/// Most records that are written so.
+pub(crate) const MOST: usize = ROWS;
+
+static TEXTS: Texts = Texts::new();
+
+/// Puts all of these on record, of which there are 1 to [`MOST`], and none of which uses up a token; on PostgreSQL also when
+/// their trusts were last used. All or nothing, and nothing unless the lane still is as it was held: then the answer is false.
+///
+/// The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
+///
+/// # Errors
+/// When the database does not take them.
+pub(crate) async fn record(
+    store: &Store,
+    lane: i64,
+    held: Held,
+    records: &[&ExchangeRecord],
+) -> Result<bool, StoreError> {
+    let db = store.write();
+    let backend = db.get_database_backend();
+    // PostgreSQL keeps few texts, and a row without an id is no row there.
+    let rows = if backend == DbBackend::Sqlite { records.len() } else { records.len().next_power_of_two() };
+    let mut values = Vec::with_capacity(rows * Column::iter().count() + 3);
+    for record in records {
+        let time = held.on_record(record.time);
+        values.extend(Column::iter().map(|column| exchange::Model::value(record, time, column)));
+    }
+    for _ in records.len()..rows {
+        values
+            .extend(Column::iter().map(|column| exchange::Model::value(records[0], records[0].time, column).as_null()));
+    }
+    values.extend([lane.into(), held.revision.into(), Value::from(held.settled().micros())]);
+    let text = TEXTS.get(backend, rows, || text(backend, rows));
+    let done = db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The statement for so many rows. Its parameters are theirs, and what the lane has to be: its number, revision and settled time.
+fn text(backend: DbBackend, rows: usize) -> String {
+    let columns: Vec<String> = Column::iter().map(|column| format!("\"{}\"", column.unquoted())).collect();
+    let parameters = rows * columns.len();
+    let place = |n: usize| if backend == DbBackend::Sqlite { "?".to_owned() } else { format!("${}", n + 1) };
+    let mut values = String::new();
+    for row in 0..rows {
+        let places: Vec<String> = (row * columns.len()..(row + 1) * columns.len()).map(place).collect();
+        let comma = if row == 0 { "" } else { ", " };
+        let _ = write!(values, "{comma}({})", places.join(", "));
+    }
+    let columns = columns.join(", ");
+    let (exchanges, usage) = (exchange::Entity.table_name(), trust_usage::Entity.table_name());
+    let held = format!(
+        "SELECT 1 FROM {} WHERE id = {} AND revision = {} AND settled = {}",
+        configuration_revision::Entity.table_name(),
+        place(parameters),
+        place(parameters + 1),
+        place(parameters + 2),
+    );
+    if backend == DbBackend::Sqlite {
+        // One writer: while the statement runs, nobody else changes the lane.
+        return format!("INSERT INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({held})");
+    }
+    format!(
+        "WITH held AS MATERIALIZED ({held} FOR UPDATE), \
+         records AS MATERIALIZED (SELECT * FROM (VALUES {values}) AS given ({columns}) \
+           WHERE id IS NOT NULL AND EXISTS (SELECT 1 FROM held)), \
+         used AS (INSERT INTO {usage} AS known (trust_id, scope, binding, last_used_at) \
+           SELECT trust_id, min(scope), bool_or(binding), max(time) FROM records \
+           WHERE granted AND trust_id IS NOT NULL GROUP BY trust_id ORDER BY trust_id \
+           ON CONFLICT (trust_id) DO UPDATE SET last_used_at = excluded.last_used_at \
+           WHERE excluded.last_used_at > known.last_used_at) \
+         INSERT INTO {exchanges} ({columns}) SELECT * FROM records"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_domain::clock::Timestamp;
+    use sallyport_domain::decision::completed;
+    use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
+    use sallyport_domain::exchange::Protocol;
+    use sallyport_domain::id::ExchangeId;
+    use sallyport_domain::scope::Scope;
+    use sallyport_testkit::Postgres;
+
+    use super::*;
+    use crate::listing::ExchangeFilter;
+    use crate::listing::testing::scratch;
+    use crate::store::{StoreOptions, hold_revision};
+
+    fn a_refusal() -> ExchangeRecord {
+        ExchangeRecord {
+            id: ExchangeId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)),
+            time: Timestamp::from_micros(7),
+            scope: Scope::Platform,
+            organization: None,
+            granted: false,
+            reason: None,
+            protocol: Protocol::Oauth,
+            trust: None,
+            binding: false,
+            provider: None,
+            service_account: None,
+            issuer: "https://issuer.example".into(),
+            subject: "subject".into(),
+            source_ip: None,
+            token_hash: [7; 32],
+            credential: None,
+            checks: completed(Vec::new()),
+            replay: None,
+        }
+    }
+
+    /// A lane may be another in any of its parts: then the transaction of several statements decides.
+    async fn nothing_is_recorded_unless_the_lane_is_as_it_was(store: Store) {
+        let transaction = store.begin_write().await.unwrap();
+        let held = hold_revision(&transaction, 2).await.unwrap();
+        transaction.rollback().await.unwrap();
+        let count = async || store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await.unwrap();
+        let lane = |revision, settled| Held::of(&configuration_revision::Model { id: 2, revision, settled });
+        let (revision, settled) = (held.revision, held.settled().micros());
+        for (lane_number, held) in [(2, lane(revision + 1, settled)), (2, lane(revision, settled + 1)), (10_000, held)]
+        {
+            assert_eq!(record(&store, lane_number, held, &[&a_refusal()]).await, Ok(false));
+            assert_eq!(count().await, 0);
+        }
+        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
+        assert_eq!(count().await, 3);
+        // All or nothing.
+        let twice = a_refusal();
+        assert!(record(&store, 2, held, &[&a_refusal(), &twice, &twice]).await.is_err());
+        assert_eq!(count().await, 3);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_recorded_unless_the_lane_is_as_it_was_in_sqlite() {
+        let (store, _folder) = scratch().await;
+        nothing_is_recorded_unless_the_lane_is_as_it_was(store).await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_recorded_unless_the_lane_is_as_it_was_in_postgres() {
+        let server = Postgres::shared().unwrap();
+        let url = server.url(&server.create_random_database("store").unwrap());
+        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        store.migrate().await.unwrap();
+        nothing_is_recorded_unless_the_lane_is_as_it_was(store).await;
+    }
+}
