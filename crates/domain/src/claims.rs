@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number};
+use smol_str::SmolStr;
 
 pub use value::{Members, Value};
 
@@ -220,28 +221,28 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(name) = map.next_key_seed(Name)? {
             members.push((name, map.next_value_seed(inner)?));
         }
-        let twice = |name: Box<str>| A::Error::custom(format!("the member '{}' appears twice", printable(&name)));
+        let twice = |name: SmolStr| A::Error::custom(format!("the member '{}' appears twice", printable(&name)));
         Members::new(members).map(Value::Object).map_err(twice)
     }
 }
 
-/// A member's name, in no more memory than it takes.
+/// A member's name.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Box<str>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Box<str>, D::Error> {
+    type Value = SmolStr;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SmolStr, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Name {
-    type Value = Box<str>;
+    type Value = SmolStr;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
-    fn visit_str<E>(self, v: &str) -> Result<Box<str>, E> {
+    fn visit_str<E>(self, v: &str) -> Result<SmolStr, E> {
         Ok(v.into())
     }
 }

@@ -1,5 +1,6 @@
 //! Chance as an argument: ids and secrets are drawn through [`Entropy`], so that tests can repeat them.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
@@ -24,15 +25,47 @@ pub fn uuid_v7(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEntropy;
 
+/// Up to how many bytes, no more than ids have, come from what was fetched before. A secret has more, and is never in memory
+/// before it is made.
+const SHORT: usize = 16;
+
+/// Bytes of the system's generator, each for one use.
+struct Fetched {
+    bytes: [u8; 512],
+    left: usize,
+}
+
+thread_local! {
+    static FETCHED: RefCell<Fetched> = const { RefCell::new(Fetched { bytes: [0; 512], left: 0 }) };
+}
+
 impl Entropy for SystemEntropy {
-    #[expect(
-        clippy::expect_used,
-        reason = "without the kernel's generator no secret may be made: stopping is the only safe answer"
-    )]
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's generator")]
+    /// Asks the system once for some fifty ids: that takes longer than all else about an id.
     fn fill(&self, out: &mut [u8]) {
-        getrandom::fill(out).expect("the operating system's random generator answers");
+        if out.len() > SHORT {
+            return ask_the_system(out);
+        }
+        FETCHED.with_borrow_mut(|fetched| {
+            if fetched.left < out.len() {
+                ask_the_system(&mut fetched.bytes);
+                fetched.left = fetched.bytes.len();
+            }
+            let from = fetched.left - out.len();
+            let given = &mut fetched.bytes[from..fetched.left];
+            out.copy_from_slice(given);
+            given.fill(0);
+            fetched.left = from;
+        });
     }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "without the kernel's generator no secret may be made: stopping is the only safe answer"
+)]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's generator")]
+fn ask_the_system(out: &mut [u8]) {
+    getrandom::fill(out).expect("the operating system's random generator answers");
 }
 
 /// A repeatable sequence for tests; never for a running server.
@@ -49,5 +82,27 @@ impl Entropy for SequenceEntropy {
             let bytes = (x ^ (x >> 31)).to_le_bytes();
             chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_bytes_are_given_twice() {
+        let draw = || {
+            (0..400).map(|n| {
+                let mut bytes = vec![0; 10 + n % 10];
+                SystemEntropy.fill(&mut bytes);
+                bytes
+            })
+        };
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(move || draw().collect::<Vec<_>>())).collect();
+        let all: Vec<Vec<u8>> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let eights: HashSet<&[u8]> = all.iter().map(|bytes| &bytes[..8]).collect();
+        assert_eq!(eights.len(), all.len());
     }
 }

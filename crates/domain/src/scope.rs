@@ -20,7 +20,11 @@ pub enum Scope {
 impl Scope {
     /// The stored form: `platform`, `organizations/<id>` or `spaces/<id>`.
     pub fn key(&self) -> String {
-        self.to_string()
+        match self {
+            Self::Platform => "platform".to_owned(),
+            Self::Organization(id) => ["organizations/", id.as_str()].concat(),
+            Self::Space(id) => ["spaces/", id.as_str()].concat(),
+        }
     }
 
     /// Reads [`Self::key`] back.
@@ -45,11 +49,7 @@ impl Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Platform => f.write_str("platform"),
-            Self::Organization(id) => write!(f, "organizations/{id}"),
-            Self::Space(id) => write!(f, "spaces/{id}"),
-        }
+        f.write_str(&self.key())
     }
 }
 

@@ -682,7 +682,8 @@ pub(crate) fn by_provider(candidates: Vec<Candidate>) -> Vec<(Arc<Provider>, Vec
 
 /// Locate and decode passed; then what verification says.
 pub(crate) fn preamble(verification: &Verification) -> Vec<Check> {
-    let mut checks = vec![Check::passed(CheckName::Locate), Check::passed(CheckName::Decode)];
+    let mut checks = Vec::with_capacity(CheckName::ALL.len());
+    checks.extend([Check::passed(CheckName::Locate), Check::passed(CheckName::Decode)]);
     checks.extend(verification.checks.iter().cloned());
     checks
 }

@@ -34,6 +34,9 @@ const SECONDS: [f64; 14] =
 const RECORDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0];
 /// How often what is not counted but looked up is looked up.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often measurements are added up that nobody scraped: what comes together in seconds would keep everybody waiting for
+/// some milliseconds.
+const UPKEEP: Duration = Duration::from_millis(200);
 
 /// What collects metrics and traces.
 pub(crate) struct Telemetry {
@@ -218,7 +221,7 @@ fn describe() {
     metrics::gauge!("sallyport_record_queue_depth").set(0.0);
 }
 
-/// Looks up, every few seconds, what is not counted as it happens; also keeps histograms small that nobody scrapes.
+/// Looks up, every few seconds, what is not counted as it happens; and adds up what was measured, for it takes memory until then.
 pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
     let process = metrics_process::Collector::new("sallyport_");
     process.describe();
@@ -226,8 +229,13 @@ pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
         loop {
             process.collect();
             look(&services);
-            metrics.run_upkeep();
             tokio::time::sleep(LOOK).await;
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            metrics.run_upkeep();
+            tokio::time::sleep(UPKEEP).await;
         }
     });
 }

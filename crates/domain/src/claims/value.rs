@@ -5,6 +5,7 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use serde_json::{Map, Number};
+use smol_str::SmolStr;
 
 /// Up to how many members are looked up one by one; more have an index.
 const FEW: usize = 32;
@@ -19,7 +20,7 @@ pub enum Value {
     /// A number.
     Number(Number),
     /// A text.
-    String(Box<str>),
+    String(SmolStr),
     /// A list.
     Array(Box<[Self]>),
     /// An object.
@@ -65,7 +66,7 @@ impl From<Value> for serde_json::Value {
 /// The members of a JSON object in document order, no two of the same name. Two are equal in the same order only.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Members {
-    members: Box<[(Box<str>, Value)]>,
+    members: Box<[(SmolStr, Value)]>,
     /// The members' places in the order of their names, where they are many.
     by_name: Option<Box<[usize]>>,
 }
@@ -75,10 +76,15 @@ impl Members {
     ///
     /// # Errors
     /// A name that two of them have.
-    pub(super) fn new(members: Vec<(Box<str>, Value)>) -> Result<Self, Box<str>> {
+    pub(super) fn new(members: Vec<(SmolStr, Value)>) -> Result<Self, SmolStr> {
         let name = |index: usize| -> &str { &members[index].0 };
         let (twice, by_name) = if members.len() <= FEW {
-            let twice = (1..members.len()).find(|last| (0..*last).any(|earlier| name(earlier) == name(*last)));
+            let mut marks = [0; FEW];
+            let twice = (0..members.len()).find(|last| {
+                let (mark, earlier) = (mark(name(*last)), &mut marks[..=*last]);
+                earlier[*last] = mark;
+                earlier[..*last].contains(&mark) && (0..*last).any(|earlier| name(earlier) == name(*last))
+            });
             (twice, None)
         } else {
             let mut order: Vec<usize> = (0..members.len()).collect();
@@ -127,6 +133,15 @@ impl Members {
     }
 }
 
+/// The length and the last bytes of a name. Names with different ones are different, which is told sooner so.
+fn mark(name: &str) -> u64 {
+    let (bytes, mut mark) = (name.as_bytes(), [0; 8]);
+    let kept = bytes.len().min(7);
+    mark[..kept].copy_from_slice(&bytes[bytes.len() - kept..]);
+    mark[7] = bytes.len().to_le_bytes()[0];
+    u64::from_le_bytes(mark)
+}
+
 impl From<Members> for Map<String, serde_json::Value> {
     fn from(members: Members) -> Self {
         members.members.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
@@ -137,7 +152,7 @@ impl From<Members> for Map<String, serde_json::Value> {
 mod tests {
     use super::*;
 
-    fn members(names: &[String]) -> Result<Members, Box<str>> {
+    fn members(names: &[String]) -> Result<Members, SmolStr> {
         Members::new(
             names.iter().enumerate().map(|(n, name)| (name.as_str().into(), Value::Number(n.into()))).collect(),
         )
@@ -157,6 +172,16 @@ mod tests {
                 assert_eq!(object.get(other), None, "{other}");
             }
         }
+    }
+
+    #[test]
+    fn names_of_the_same_length_and_end_are_different_names() {
+        let names: Vec<String> = (0..FEW).map(|n| format!("{n:02}_the_same_end")).collect();
+        let object = members(&names).unwrap();
+        assert!(names.iter().enumerate().all(|(n, name)| object.get(name) == Some(&Value::Number(n.into()))));
+        let mut twice = names.clone();
+        twice[FEW - 1].clone_from(&names[3]);
+        assert_eq!(members(&twice), Err(names[3].as_str().into()));
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Model {
             Column::Id => record.id.0.into(),
             Column::Time => time.micros().into(),
             Column::Scope => record.scope.key().into(),
-            Column::Organization => record.organization.as_ref().map(ToString::to_string).into(),
+            Column::Organization => record.organization.as_ref().map(|id| id.as_str().to_owned()).into(),
             Column::Granted => record.granted.into(),
             Column::Reason => record.reason.clone().into(),
             Column::Protocol => record.protocol.name().into(),
