@@ -34,8 +34,7 @@ const SECONDS: [f64; 14] =
 const RECORDS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0];
 /// How often what is not counted but looked up is looked up.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often measurements are added up that nobody scraped: what comes together in seconds would keep everybody waiting for
-/// some milliseconds.
+/// How often measurements are added up: those of seconds would keep everybody waiting for some milliseconds.
 const UPKEEP: Duration = Duration::from_millis(200);
 
 /// What collects metrics and traces.

@@ -2,7 +2,9 @@
 //!
 //! A transaction of several statements waits for the database once for each: on SQLite for its thread to be woken, on
 //! PostgreSQL for a message to come and go. What the recorder writes is nearly always the same, and decided on the revision
-//! that it held last. That all fits into one statement, which does nothing when the revision is another by now.
+//! that it held last. That all fits into one statement, which does nothing when the revision is another by now, or somebody
+//! else holds it: then the transaction of several statements decides, which waits, and undoes what it did when nobody waits
+//! for it any more.
 
 use std::fmt::Write as _;
 
@@ -21,12 +23,13 @@ pub(crate) const MOST: usize = ROWS;
 static TEXTS: Texts = Texts::new();
 
 /// Puts all of these on record, of which there are 1 to [`MOST`], and none of which uses up a token; on PostgreSQL also when
-/// their trusts were last used. All or nothing, and nothing unless the lane still is as it was held: then the answer is false.
+/// their trusts were last used. All or nothing; and nothing when the lane is not as it was held, or somebody holds it: then the
+/// answer is false. The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
 ///
-/// The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
+/// A caller that goes away does not stop the statement: what the database got, it may still do.
 ///
 /// # Errors
-/// When the database does not take them.
+/// When the database does not take them, or does not know such a statement.
 pub(crate) async fn record(
     store: &Store,
     lane: i64,
@@ -77,14 +80,14 @@ fn text(backend: DbBackend, rows: usize) -> String {
         return format!("INSERT INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({held})");
     }
     format!(
-        "WITH held AS MATERIALIZED ({held} FOR UPDATE), \
-         records AS MATERIALIZED (SELECT * FROM (VALUES {values}) AS given ({columns}) \
+        "WITH held AS ({held} FOR UPDATE SKIP LOCKED), \
+         records AS (SELECT * FROM (VALUES {values}) AS given ({columns}) \
            WHERE id IS NOT NULL AND EXISTS (SELECT 1 FROM held)), \
          used AS (INSERT INTO {usage} AS known (trust_id, scope, binding, last_used_at) \
            SELECT trust_id, min(scope), bool_or(binding), max(time) FROM records \
            WHERE granted AND trust_id IS NOT NULL GROUP BY trust_id ORDER BY trust_id \
            ON CONFLICT (trust_id) DO UPDATE SET last_used_at = excluded.last_used_at \
-           WHERE excluded.last_used_at > known.last_used_at) \
+           WHERE excluded.last_used_at > known.last_used_at RETURNING trust_id) \
          INSERT INTO {exchanges} ({columns}) SELECT * FROM records"
     )
 }

@@ -2,13 +2,13 @@
 //!
 //! Read in this order: [`store`] (connections, errors, transactions), [`change`] (what a mutation writes, in one
 //! transaction with its audit entries and its place in the change feed), [`feed`] (the current configuration in memory,
-//! following the database), [`recorder`] (exchange records, many in one commit), [`usage`] (when trusts
-//! were last used), [`listing`] (pages of everything, scope first), [`events`] (the record as collectors read it), [`retention`]
+//! following the database), [`recorder`] (exchange records, many in one commit; `at_once`: by one statement), [`usage`] (when
+//! trusts were last used), [`listing`] (pages of everything, scope first), [`events`] (the record as collectors read it), [`retention`]
 //! (what is forgotten), [`keys`] (sealed signing keys and facts about the installation), [`migrate`] (the schema, and whether
 //! this program can work with it), [`backup`] (copies of the embedded database).
 //!
-//! Nothing here decides who may do what, and no SQL is written for one database only, except where `at_once` does in one
-//! statement what is done in several otherwise.
+//! Nothing here decides who may do what. There is one way to each row, in SQL that both databases understand; what only one of
+//! them does, `at_once`, [`retention`] and the settings of connections say themselves.
 
 mod at_once;
 pub mod backup;

@@ -3,7 +3,8 @@
 //! together, the next commit begins half a millisecond after this one at the earliest, as exactly as timers are.
 //!
 //! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
-//! [`hold_revision`](crate::store::hold_revision). A grant decided on an older revision is not written when what it rests on
+//! [`hold_revision`](crate::store::hold_revision). Where that can all be said in one statement, as it nearly always can, it is:
+//! see `at_once`. A grant decided on an older revision is not written when what it rests on
 //! has changed since: its caller decides again. So whatever order an observer sees, no grant comes after a change that
 //! forbade it.
 //!
@@ -46,7 +47,8 @@ const ROUNDS: usize = 8;
 const GATHERING: Duration = Duration::from_millis(20);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
-/// How long a commit may take before its waiters are told that the database is not available.
+/// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
+/// then there are records of grants whose callers never got their credentials.
 pub(crate) const COMMIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether the database takes writes again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -266,13 +268,19 @@ async fn commit(
     {
         let records: Vec<&ExchangeRecord> = jobs.iter().map(|job| &*job.record).collect();
         let began = Instant::now();
-        if at_once::record(store, lane, held, &records).await? {
-            configuration.confirm(held.revision, began);
-            store.wrote();
-            if let Some(usages) = store.usages() {
-                usages.gather(uses(&records, held));
+        match at_once::record(store, lane, held, &records).await {
+            Ok(true) => {
+                configuration.confirm(held.revision, began);
+                store.wrote();
+                if let Some(usages) = store.usages() {
+                    usages.gather(uses(&records, held));
+                }
+                return Ok((vec![Recorded::Durable; jobs.len()], held));
             }
-            return Ok((vec![Recorded::Durable; jobs.len()], held));
+            Ok(false) => {}
+            Err(error) if error.is_transient() => return Err(error),
+            // Nothing was written. Why it cannot be is said below; or only this statement is too much for the database.
+            Err(error) => tracing::debug!(%error, "exchanges could not be recorded by one statement"),
         }
     }
     let transaction = store.begin_write().await?;

@@ -414,7 +414,7 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
             } else {
                 // Where many trusts are used, and many things are listed by many orders, so are many pages of the indexes: up to
                 // 32 MB. And there are inserts of each number of rows.
-                sqlite.pragma("cache_size", "-32768").statement_cache_capacity(256)
+                sqlite.pragma("cache_size", "-32768").statement_cache_capacity(384)
             }
         })
         // When a statement or a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction

@@ -176,6 +176,7 @@ conformance! {
     ended_revocations_are_forgotten_in_memory_too,
     a_grant_is_superseded_by_a_mutation,
     a_mutation_in_flight_is_waited_for_before_a_grant,
+    a_record_waits_for_what_is_being_settled,
     only_what_a_grant_rests_on_supersedes_it,
     what_cannot_be_told_supersedes_every_older_grant,
     a_refusal_is_kept_whatever_the_revision,
@@ -1125,6 +1126,30 @@ async fn a_mutation_in_flight_is_waited_for_before_a_grant(db: Db) {
     mutation.commit().await.unwrap();
     assert_eq!(recording.await.unwrap(), Ok(Recorded::Superseded));
     assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 1);
+}
+
+/// Otherwise a collector that was told of everything up to then never sees it.
+async fn a_record_waits_for_what_is_being_settled(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Arc::new(Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default()));
+    let (_, _, trust) = furnished(&configuration).await;
+    assert_eq!(recorder.record(a_grant(&trust), 1).await, Ok(Recorded::Durable));
+
+    let settling = another_hand(&db).await;
+    let settled = now().plus_seconds(7);
+    let sql = format!("UPDATE configuration_revision SET settled = {}", settled.micros());
+    settling.execute_unprepared(&sql).await.unwrap();
+    let grant = a_grant(&trust);
+    let mut recording = tokio::spawn({
+        let (recorder, grant) = (Arc::clone(&recorder), grant.clone());
+        async move { recorder.record(grant, 1).await }
+    });
+    assert!(timeout(A_WHILE, &mut recording).await.is_err(), "a record overtook what is being settled");
+    settling.commit().await.unwrap();
+    assert_eq!(recording.await.unwrap(), Ok(Recorded::Durable));
+    let filter = ExchangeFilter { reference: Some(grant.id), ..ExchangeFilter::of(space()) };
+    let listed = db.store.list_exchanges(&filter, &PageRequest::default()).await.unwrap();
+    assert_eq!(listed.items[0].time, Timestamp::from_micros(settled.micros() + 1));
 }
 
 async fn only_what_a_grant_rests_on_supersedes_it(db: Db) {

@@ -1,5 +1,5 @@
-//! JSON as it is kept of a token: for each exchange a few dozen values, in a third of the memory that a general-purpose tree
-//! takes, and without a hash table.
+//! JSON as it is kept of a token: for each exchange a few dozen values, without a hash table, and without an allocation for a
+//! short text.
 
 use std::borrow::Borrow;
 use std::fmt;
