@@ -36,6 +36,7 @@ use sea_orm::{
     ConnectionTrait, Database, DatabaseTransaction, DbBackend, SqliteTransactionMode, Statement, TransactionOptions,
     TransactionTrait,
 };
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -1108,6 +1109,14 @@ async fn another_hand(db: &Db) -> DatabaseTransaction {
 /// A while in which something that is not held up would long have happened.
 const A_WHILE: Duration = Duration::from_millis(300);
 
+/// Begins to record something, which does not happen.
+async fn held_up(recorder: &Arc<Recorder>, record: ExchangeRecord) -> JoinHandle<Result<Recorded, RecordError>> {
+    let recorder = Arc::clone(recorder);
+    let mut recording = tokio::spawn(async move { recorder.record(record, 1).await });
+    assert!(timeout(A_WHILE, &mut recording).await.is_err(), "it overtook what is in flight");
+    recording
+}
+
 async fn a_mutation_in_flight_is_waited_for_before_a_grant(db: Db) {
     let configuration = db.configuration().await;
     let recorder = Arc::new(Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default()));
@@ -1118,11 +1127,7 @@ async fn a_mutation_in_flight_is_waited_for_before_a_grant(db: Db) {
     mutation.execute_unprepared("UPDATE configuration_revision SET revision = 2").await.unwrap();
     let row = format!("INSERT INTO configuration_changes (revision, kind, key) VALUES (2, 'trust', '{}')", trust.id);
     mutation.execute_unprepared(&row).await.unwrap();
-    let mut recording = tokio::spawn({
-        let (recorder, grant) = (Arc::clone(&recorder), a_grant(&trust));
-        async move { recorder.record(grant, 1).await }
-    });
-    assert!(timeout(A_WHILE, &mut recording).await.is_err(), "a grant overtook a mutation");
+    let recording = held_up(&recorder, a_grant(&trust)).await;
     mutation.commit().await.unwrap();
     assert_eq!(recording.await.unwrap(), Ok(Recorded::Superseded));
     assert_eq!(db.store.count_exchanges(&ExchangeFilter::of(space())).await.unwrap(), 1);
@@ -1140,11 +1145,7 @@ async fn a_record_waits_for_what_is_being_settled(db: Db) {
     let sql = format!("UPDATE configuration_revision SET settled = {}", settled.micros());
     settling.execute_unprepared(&sql).await.unwrap();
     let grant = a_grant(&trust);
-    let mut recording = tokio::spawn({
-        let (recorder, grant) = (Arc::clone(&recorder), grant.clone());
-        async move { recorder.record(grant, 1).await }
-    });
-    assert!(timeout(A_WHILE, &mut recording).await.is_err(), "a record overtook what is being settled");
+    let recording = held_up(&recorder, grant.clone()).await;
     settling.commit().await.unwrap();
     assert_eq!(recording.await.unwrap(), Ok(Recorded::Durable));
     let filter = ExchangeFilter { reference: Some(grant.id), ..ExchangeFilter::of(space()) };
@@ -1794,7 +1795,7 @@ async fn a_collector_misses_nothing_and_gets_nothing_twice(db: Db) {
     let mut polls = 0;
     loop {
         // Before the last look, so that what was written before it is surely to be seen.
-        let done = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        let done = writers.iter().all(JoinHandle::is_finished);
         polls += 1;
         // The collector's own clock, past what the slow one writes, a second on at every poll; at the end, past everything.
         let clock = now().plus_seconds(if done { 10_000 } else { 20 + polls });
