@@ -19,11 +19,13 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use sallyport_gateway::Services;
 use sallyport_gateway::limits::Noise;
+use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer as _};
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::settings::LogFormat;
 
@@ -121,23 +123,31 @@ pub(crate) fn start_logging(filter: &str, format: LogFormat) -> Result<()> {
 fn start_logging_with(filter: &str, format: LogFormat, traces: Option<&SdkTracerProvider>) -> Result<()> {
     let filter =
         EnvFilter::try_new(filter).context("log: not a tracing filter such as info or sallyport_gateway=debug")?;
-    let text = (format == LogFormat::Text).then(|| {
-        tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)
-    });
-    let json = (format == LogFormat::Json)
-        .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
     // Our own spans in full, whatever the log shows, and nobody else's.
     let spans = traces.map(|traces| {
         tracing_opentelemetry::layer()
             .with_tracer(traces.tracer("sallyport"))
             .with_filter(Targets::new().with_target("sallyport", LevelFilter::DEBUG))
     });
-    tracing_subscriber::registry()
-        .with(spans)
-        .with(text.with_filter(filter.clone()))
-        .with(json.with_filter(filter))
-        .try_init()
-        .context("logging was started before")
+    let registry = tracing_subscriber::registry();
+    match spans {
+        Some(spans) => registry.with(spans).with(lines(format).with_filter(filter)).try_init(),
+        // What nobody wants to see then costs nothing.
+        None => registry.with(filter).with(lines(format)).try_init(),
+    }
+    .context("logging was started before")
+}
+
+/// The lines of the log.
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
 }
 
 /// Who we are, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` say otherwise.
