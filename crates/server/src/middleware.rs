@@ -96,7 +96,7 @@ where
             return Either::Left(ready(Ok(response)));
         }
         let (began, at_door) = (Instant::now(), Arc::clone(services));
-        let run = move |request| routes::exchange(door, at_door, request);
+        let run = move |_, request| routes::exchange(door, at_door, request);
         let answer = framed(Arc::clone(services), request.map(Body::new), run).map(move |response| {
             count_exchange(door, response.status(), began.elapsed());
             Ok(response)
@@ -112,7 +112,12 @@ async fn not_found() -> Response {
 /// Any other request: counted by its route as it is written in the router, so that strangers cannot make up new ones.
 async fn pass(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
     let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
-    let response = framed(services, request, |request| next.run(request)).await;
+    let run = |id: HeaderValue, mut request: Request| {
+        // For the audit log.
+        request.headers_mut().insert(REQUEST_ID, id);
+        next.run(request)
+    };
+    let response = framed(services, request, run).await;
     let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
     count(route, response.status(), began.elapsed());
     response
@@ -124,11 +129,10 @@ async fn pass(State(services): State<Arc<Services>>, request: Request, next: Nex
 /// Put together of futures that lie in each other: of an `async fn` each part would be there twice, first as an argument.
 fn framed<F: Future<Output = Response>>(
     services: Arc<Services>,
-    mut request: Request,
-    run: impl FnOnce(Request) -> F,
+    request: Request,
+    run: impl FnOnce(HeaderValue, Request) -> F,
 ) -> impl Future<Output = Response> {
     let id = identify(&services, request.headers());
-    request.headers_mut().insert(REQUEST_ID, id.clone());
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
@@ -142,8 +146,8 @@ fn framed<F: Future<Output = Response>>(
         });
         let _ = span.set_parent(context);
     }
-    let (unfinished, span_of_run) = (Unfinished::of(&request), span.clone());
-    let run = AssertUnwindSafe(async move { run(request).await }).catch_unwind();
+    let (unfinished, span_of_run, id_of_run) = (Unfinished::of(&request), span.clone(), id.clone());
+    let run = AssertUnwindSafe(async move { run(id_of_run, request).await }).catch_unwind();
     let answer = tokio::time::timeout(DEADLINE, run).map(move |outcome| {
         let path = unfinished.path();
         match outcome {

@@ -1,15 +1,21 @@
-//! Exchanges put on record by one statement, which is a transaction by itself.
+//! Exchanges put on record by one statement, which is a transaction by itself; or by a few in one transaction, where they are
+//! too many for one.
 //!
-//! A transaction of several statements waits for the database once for each: on SQLite for its thread to be woken, on
-//! PostgreSQL for a message to come and go. What the recorder writes is nearly always the same, and decided on the revision
-//! that it held last. That all fits into one statement, which does nothing when the revision is another by now, or somebody
-//! else holds it: then the transaction of several statements decides, which waits, and undoes what it did when nobody waits
-//! for it any more.
+//! What the recorder writes is nearly always the same, and decided on the revision that it held last. That fits into a statement
+//! which does nothing when the revision is another by now, or somebody else holds it: then the transaction that asks first
+//! decides, which waits, and undoes what it did when nobody waits for it any more. Each statement less is one time less that
+//! SQLite's thread is woken, or that a message comes and goes to PostgreSQL.
+//!
+//! These statements go to `sqlx` itself: sea-orm has it make a copy of every text and value, which are many here.
 
 use std::fmt::Write as _;
 
 use sallyport_domain::exchange::ExchangeRecord;
-use sea_orm::{ConnectionTrait, DbBackend, EntityName, Iden, Iterable, Statement, Value};
+use sea_orm::sqlx::postgres::PgQueryResult;
+use sea_orm::sqlx::sqlite::SqliteQueryResult;
+use sea_orm::sqlx::{self, Database, Executor, IntoArguments, Pool, query_with};
+use sea_orm::{DbBackend, EntityName, Iden, Iterable, Value, Values};
+use sea_query_sqlx::SqlxValues;
 
 use crate::bulk::{ROWS, Texts};
 use crate::entity::exchange::{self, Column};
@@ -17,16 +23,13 @@ use crate::entity::{configuration_revision, trust_usage};
 use crate::error::StoreError;
 use crate::store::{Held, Store};
 
-/// Most records that are written so.
-pub(crate) const MOST: usize = ROWS;
-
 static TEXTS: Texts = Texts::new();
 
-/// Puts all of these on record, of which there are 1 to [`MOST`], and none of which uses up a token; on PostgreSQL also when
+/// Puts all of these on record, of which there is at least one, and none of which uses up a token; on PostgreSQL also when
 /// their trusts were last used. All or nothing; and nothing when the lane is not as it was held, or somebody holds it: then the
 /// answer is false. The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
 ///
-/// A caller that goes away does not stop the statement: what the database got, it may still do.
+/// A caller that goes away does not stop a statement: what the database got, it may still do.
 ///
 /// # Errors
 /// When the database does not take them, or does not know such a statement.
@@ -34,10 +37,56 @@ pub(crate) async fn record(
     store: &Store,
     lane: i64,
     held: Held,
-    records: &[&ExchangeRecord],
+    mut records: Vec<&ExchangeRecord>,
 ) -> Result<bool, StoreError> {
     let db = store.write();
     let backend = db.get_database_backend();
+    if backend != DbBackend::Sqlite {
+        // Whoever notes the use of several trusts does so in this order, that nobody waits for each other.
+        records.sort_by_key(|record| record.trust);
+    }
+    let statements = records.chunks(ROWS).map(|part| statement(backend, lane, held, part)).collect();
+    let done = if backend == DbBackend::Sqlite {
+        let affected = SqliteQueryResult::rows_affected;
+        run(db.get_sqlite_connection_pool(), "BEGIN IMMEDIATE", affected, statements).await
+    } else {
+        run(db.get_postgres_connection_pool(), "BEGIN", PgQueryResult::rows_affected, statements).await
+    };
+    Ok(done?)
+}
+
+/// A statement, and what its placeholders stand for.
+type Bound = (&'static str, SqlxValues);
+
+/// Whether all of these did something; nothing is done unless all do.
+async fn run<D: Database>(
+    pool: &Pool<D>,
+    begin: &'static str,
+    affected: fn(&D::QueryResult) -> u64,
+    mut statements: Vec<Bound>,
+) -> Result<bool, sqlx::Error>
+where
+    SqlxValues: IntoArguments<D>,
+    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
+{
+    if statements.len() == 1
+        && let Some((text, values)) = statements.pop()
+    {
+        return Ok(affected(&query_with(text, values).execute(pool).await?) > 0);
+    }
+    let mut transaction = pool.begin_with(begin).await?;
+    for (text, values) in statements {
+        if affected(&query_with(text, values).execute(&mut *transaction).await?) == 0 {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+    }
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// The statement for these, of which there are 1 to [`ROWS`].
+fn statement(backend: DbBackend, lane: i64, held: Held, records: &[&ExchangeRecord]) -> Bound {
     // PostgreSQL keeps few texts, and a row without an id is no row there.
     let rows = if backend == DbBackend::Sqlite { records.len() } else { records.len().next_power_of_two() };
     let mut values = Vec::with_capacity(rows * Column::iter().count() + 3);
@@ -50,9 +99,7 @@ pub(crate) async fn record(
             .extend(Column::iter().map(|column| exchange::Model::value(records[0], records[0].time, column).as_null()));
     }
     values.extend([lane.into(), held.revision.into(), Value::from(held.settled().micros())]);
-    let text = TEXTS.get(backend, rows, || text(backend, rows));
-    let done = db.execute_raw(Statement::from_sql_and_values(backend, text, values)).await?;
-    Ok(done.rows_affected() > 0)
+    (TEXTS.get(backend, rows, || text(backend, rows)), SqlxValues(Values(values)))
 }
 
 /// The statement for so many rows. Its parameters are theirs, and what the lane has to be: its number, revision and settled time.
@@ -140,15 +187,23 @@ mod tests {
         let (revision, settled) = (held.revision, held.settled().micros());
         for (lane_number, held) in [(2, lane(revision + 1, settled)), (2, lane(revision, settled + 1)), (10_000, held)]
         {
-            assert_eq!(record(&store, lane_number, held, &[&a_refusal()]).await, Ok(false));
+            assert_eq!(record(&store, lane_number, held, vec![&a_refusal()]).await, Ok(false));
             assert_eq!(count().await, 0);
         }
-        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
+        assert_eq!(record(&store, 2, held, vec![&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
         assert_eq!(count().await, 3);
         // All or nothing.
         let twice = a_refusal();
-        assert!(record(&store, 2, held, &[&a_refusal(), &twice, &twice]).await.is_err());
+        assert!(record(&store, 2, held, vec![&a_refusal(), &twice, &twice]).await.is_err());
         assert_eq!(count().await, 3);
+        // As are those that take several statements.
+        let many: Vec<_> = (0..2 * ROWS + 3).map(|_| a_refusal()).collect();
+        let all = || many.iter().collect::<Vec<_>>();
+        assert!(record(&store, 2, held, all().into_iter().chain([&many[0]]).collect()).await.is_err());
+        assert_eq!(record(&store, 2, lane(revision, settled + 1), all()).await, Ok(false));
+        assert_eq!(count().await, 3);
+        assert_eq!(record(&store, 2, held, all()).await, Ok(true));
+        assert_eq!(count().await, 3 + many.len() as u64);
     }
 
     #[tokio::test]

@@ -263,12 +263,11 @@ async fn commit(
     jobs: &[Job],
 ) -> Result<(Vec<Recorded>, Held), StoreError> {
     if let Some(held) = last
-        && jobs.len() <= at_once::MOST
         && jobs.iter().all(|job| !job.record.granted || (job.revision == held.revision && job.record.replay.is_none()))
     {
         let records: Vec<&ExchangeRecord> = jobs.iter().map(|job| &*job.record).collect();
         let began = Instant::now();
-        match at_once::record(store, lane, held, &records).await {
+        match at_once::record(store, lane, held, records.clone()).await {
             Ok(true) => {
                 configuration.confirm(held.revision, began);
                 store.wrote();
@@ -279,8 +278,8 @@ async fn commit(
             }
             Ok(false) => {}
             Err(error) if error.is_transient() => return Err(error),
-            // Nothing was written. Why it cannot be is said below; or only this statement is too much for the database.
-            Err(error) => tracing::debug!(%error, "exchanges could not be recorded by one statement"),
+            // Nothing was written. Why it cannot be is said below; or only such a statement is too much for the database.
+            Err(error) => tracing::debug!(%error, "exchanges could not be recorded at once"),
         }
     }
     let transaction = store.begin_write().await?;
