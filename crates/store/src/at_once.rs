@@ -123,8 +123,11 @@ fn text(backend: DbBackend, rows: usize) -> String {
         place(parameters + 2),
     );
     if backend == DbBackend::Sqlite {
-        // One writer: while the statement runs, nobody else changes the lane.
-        return format!("INSERT INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({held})");
+        // One writer: while the statement runs, nobody else changes the lane. With `OR ROLLBACK` SQLite keeps no copy of each
+        // page that the statement changes, to undo it alone should it fail half-way.
+        return format!(
+            "INSERT OR ROLLBACK INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({held})"
+        );
     }
     format!(
         "WITH held AS ({held} FOR UPDATE SKIP LOCKED), \
