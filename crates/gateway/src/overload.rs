@@ -8,11 +8,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::body::{Bytes, to_bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use futures::FutureExt as _;
 use metrics::Counter;
 use sallyport_domain::exchange::Protocol;
 
+use crate::rpc::Encoding;
 use crate::{oauth, rpc};
 
 /// Looked up once: the recorder of metrics is installed before the first request, and stays.
@@ -62,24 +65,61 @@ impl Overload {
     ///
     /// `waiting` wait to be recorded.
     pub fn refuse(&self, door: Protocol, headers: &HeaderMap, waiting: usize) -> Option<Response> {
-        const WORDS: &str = "there is more to do than can be done just now; try again in a second";
         if !self.is_overloaded() && waiting <= WAITING {
             return None;
         }
         REFUSED.increment(1);
-        let mut response = match door {
-            Protocol::Oauth => oauth::unavailable(WORDS),
-            Protocol::Rpc => rpc::unavailable(headers, WORDS),
+        let answer = match door {
+            Protocol::Oauth => &ANSWERS.oauth,
+            Protocol::Rpc => &ANSWERS.rpc[Encoding::of_response(headers) as usize],
         };
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        Some(response)
+        Some(answer.response())
+    }
+}
+
+static ANSWERS: LazyLock<Answers> = LazyLock::new(|| {
+    const WORDS: &str = "there is more to do than can be done just now; try again in a second";
+    Answers {
+        oauth: Prepared::of(oauth::unavailable(WORDS)),
+        rpc: Encoding::ALL.map(|encoding| Prepared::of(rpc::unavailable(encoding, WORDS))),
+    }
+});
+
+struct Answers {
+    oauth: Prepared,
+    rpc: [Prepared; 2],
+}
+
+/// What is the same in each such answer, put together once.
+struct Prepared {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Prepared {
+    fn of(response: Response) -> Self {
+        let (mut parts, body) = response.into_parts();
+        parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        // It is all there, so there is nothing to wait for.
+        let body = to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
+
+    fn response(&self) -> Response {
+        // With room for what every answer bears.
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut response = Response::new(self.body.clone().into());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::StatusCode;
 
     #[test]
     fn late_turns_are_overload_and_it_ends_by_itself() {
@@ -104,6 +144,14 @@ mod tests {
             let response = overload.refuse(door, &headers, 0).unwrap();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+            let json = to_bytes(response.into_body(), 1_024).now_or_never().unwrap().unwrap();
+            assert!(String::from_utf8_lossy(&json).contains("try again in a second"));
         }
+        let protobuf = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/protobuf"))]);
+        let response = overload.refuse(Protocol::Rpc, &protobuf, 0).unwrap();
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            rpc::unavailable(Encoding::Protobuf, "").headers()[header::CONTENT_TYPE]
+        );
     }
 }

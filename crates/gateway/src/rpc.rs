@@ -137,6 +137,8 @@ pub(crate) enum Encoding {
 }
 
 impl Encoding {
+    pub(crate) const ALL: [Self; 2] = [Self::Protobuf, Self::Json];
+
     /// By `Accept`, compared literally; without one by the request's own type.
     pub(crate) fn of_response(headers: &HeaderMap) -> Self {
         match headers.get(header::ACCEPT).or_else(|| headers.get(header::CONTENT_TYPE)) {
@@ -356,8 +358,8 @@ pub(crate) fn unfinished(services: &Services, path: &str, encoding: Encoding) ->
 }
 
 /// As every answer of ours that is unavailable, in other words.
-pub(crate) fn unavailable(headers: &HeaderMap, words: &str) -> Response {
-    Encoding::of_response(headers).fail(Code::Unavailable, words)
+pub(crate) fn unavailable(encoding: Encoding, words: &str) -> Response {
+    encoding.fail(Code::Unavailable, words)
 }
 
 /// Any other method of a known service, and known methods by another verb than POST.

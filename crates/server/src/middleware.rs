@@ -183,7 +183,8 @@ fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
     });
     given.cloned().unwrap_or_else(|| {
         // A UUID is always a valid header value.
-        HeaderValue::from_str(&services.new_id().to_string()).unwrap_or_else(|_| HeaderValue::from_static("none"))
+        let id = Bytes::from(services.new_id().to_string());
+        HeaderValue::from_maybe_shared(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
     })
 }
 
