@@ -19,10 +19,10 @@ use sallyport_testkit::Algorithm;
 
 use crate::tokens::Door;
 
-/// How long each is measured.
-const TIME: Duration = Duration::from_millis(400);
-/// About how long one of the runs takes that are compared.
-const RUN: Duration = Duration::from_millis(1);
+/// How long each is measured, each time.
+const TIME: Duration = Duration::from_millis(150);
+/// How long it is tried how many fit between two looks at the clock.
+const TRY: Duration = Duration::from_millis(10);
 /// Bytes of a token's signing input, about.
 const MESSAGE: usize = 1_300;
 
@@ -80,6 +80,21 @@ impl Primitives {
         })
     }
 
+    /// What these are on average; zero where there are none.
+    pub fn mean(all: &[Self]) -> Self {
+        let of = |time: fn(&Self) -> Duration| mean(all.iter().map(time));
+        Self {
+            rsa_verify: of(|p| p.rsa_verify),
+            es256_verify: of(|p| p.es256_verify),
+            ed25519_verify: of(|p| p.ed25519_verify),
+            ed25519_sign: of(|p| p.ed25519_sign),
+            p384_key_pair: of(|p| p.p384_key_pair),
+            p384_sign: of(|p| p.p384_sign),
+            certificate: of(|p| p.certificate),
+            sync: of(|p| p.sync),
+        }
+    }
+
     /// The verification of a token by this algorithm; nothing for those that no variant uses.
     pub fn verification(&self, algorithm: Algorithm) -> Duration {
         match algorithm {
@@ -88,12 +103,6 @@ impl Primitives {
             Algorithm::EdDsa => self.ed25519_verify,
             _ => Duration::ZERO,
         }
-    }
-
-    /// The cryptography of one exchange.
-    pub fn exchange(&self, algorithm: Algorithm, door: Door) -> Duration {
-        let minted = if door.gives_key_pair() { self.certificate } else { self.ed25519_sign };
-        self.verification(algorithm) + minted
     }
 
     /// All of them with their names.
@@ -109,6 +118,30 @@ impl Primitives {
             ("4 KiB to disk (fdatasync)", self.sync),
         ]
     }
+}
+
+/// What an exchange cannot cost less than, at some time.
+#[derive(Clone, Copy, Debug)]
+pub struct Least {
+    /// The bare primitives.
+    pub primitives: Primitives,
+    /// Processor time of one `/livez`.
+    pub livez: Duration,
+}
+
+impl Least {
+    /// Of an exchange of such a token at such a door: the cheapest request, and the cryptography.
+    pub fn exchange(&self, algorithm: Algorithm, door: Door) -> Duration {
+        let Self { primitives, livez } = self;
+        let minted = if door.gives_key_pair() { primitives.certificate } else { primitives.ed25519_sign };
+        *livez + primitives.verification(algorithm) + minted
+    }
+}
+
+/// The average; zero of none.
+pub fn mean(times: impl ExactSizeIterator<Item = Duration>) -> Duration {
+    let count = u32::try_from(times.len()).unwrap_or(u32::MAX);
+    times.sum::<Duration>().checked_div(count).unwrap_or_default()
 }
 
 /// A ring with one key of each purpose, as on a first start.
@@ -148,26 +181,21 @@ fn verify(
     time(|| key.verify_sig(message, signature).map_err(failed))
 }
 
-/// The time of one. Of many short runs the fastest tenth counts: what else the machine does is not what is asked for.
+/// The time of one, on average: with whatever else the machine does meanwhile, as in the server's time.
 fn time<T>(mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
-    let began = Instant::now();
-    let mut once = 0_u32;
-    while began.elapsed() < RUN * 10 {
+    let (began, mut tried) = (Instant::now(), 0_u32);
+    while began.elapsed() < TRY {
         black_box(work()?);
-        once += 1;
+        tried += 1;
     }
-    let each = (once / 10).max(1);
-    let mut runs = Vec::new();
-    let deadline = Instant::now() + TIME;
-    while Instant::now() < deadline {
-        let began = Instant::now();
-        for _ in 0..each {
+    let (began, mut done) = (Instant::now(), 0_u32);
+    while began.elapsed() < TIME {
+        for _ in 0..(tried / 10).max(1) {
             black_box(work()?);
+            done += 1;
         }
-        runs.push(began.elapsed() / each);
     }
-    runs.sort_unstable();
-    runs.get(runs.len() / 10).copied().context("nothing was measured")
+    Ok(began.elapsed() / done.max(1))
 }
 
 /// The median: a disk has no fastest tenth to hope for.

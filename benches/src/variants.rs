@@ -65,6 +65,13 @@ pub struct Variant {
     pub usual: bool,
 }
 
+impl Variant {
+    /// Whether exchanges are what is measured.
+    pub const fn is_exchange(&self) -> bool {
+        !matches!(self.measure, Measure::Page { .. } | Measure::Start)
+    }
+}
+
 /// The space of a million and, beside it, 10,000 bindings as they are elsewhere.
 fn million() -> Estate {
     let mut estate = Estate::even(100, 100);

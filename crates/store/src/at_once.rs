@@ -1,5 +1,5 @@
-//! Exchanges put on record by one statement, which is a transaction by itself; or by a few in one transaction, where they are
-//! too many for one.
+//! Exchanges put on record by one statement, which is a transaction by itself; on SQLite by a few in one transaction, where they
+//! are too many for one.
 //!
 //! What the recorder writes is nearly always the same, and decided on the revision that it held last. That fits into a statement
 //! which does nothing when the revision is another by now, or somebody else holds it: then the transaction that asks first
@@ -11,23 +11,28 @@
 use std::fmt::Write as _;
 
 use sallyport_domain::exchange::ExchangeRecord;
-use sea_orm::sqlx::postgres::PgQueryResult;
-use sea_orm::sqlx::sqlite::SqliteQueryResult;
-use sea_orm::sqlx::{self, Database, Executor, IntoArguments, Pool, query_with};
+use sea_orm::sqlx::{self, query_with};
 use sea_orm::{DbBackend, EntityName, Iden, Iterable, Value, Values};
 use sea_query_sqlx::SqlxValues;
 
 use crate::bulk::{ROWS, Texts};
 use crate::entity::exchange::{self, Column};
 use crate::entity::{configuration_revision, trust_usage};
-use crate::error::StoreError;
-use crate::store::{Held, Store};
+use crate::error::{StoreError, of_sqlx};
+use crate::store::{Held, Store, begun};
 
 static TEXTS: Texts = Texts::new();
 
-/// Puts all of these on record, of which there is at least one, and none of which uses up a token; on PostgreSQL also when
-/// their trusts were last used. All or nothing; and nothing when the lane is not as it was held, or somebody holds it: then the
-/// answer is false. The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
+/// Whether so many can be put on record so. On PostgreSQL what a first of several statements noted of trusts' use would be
+/// locked until the last, and other replicas would wait for it.
+pub(crate) fn takes(store: &Store, records: usize) -> bool {
+    store.writer().get_database_backend() == DbBackend::Sqlite || records <= ROWS
+}
+
+/// Puts all of these on record, of which there is at least one and as many as [`takes()`] says, and none of which uses up a
+/// token; on PostgreSQL also when their trusts were last used. All or nothing; and nothing when the lane is not as it was held,
+/// or somebody holds it: then the answer is false. The lane is held meanwhile, as by
+/// [`hold_revision`](crate::store::hold_revision).
 ///
 /// A caller that goes away does not stop a statement: what the database got, it may still do.
 ///
@@ -37,56 +42,40 @@ pub(crate) async fn record(
     store: &Store,
     lane: i64,
     held: Held,
-    mut records: Vec<&ExchangeRecord>,
+    records: &[&ExchangeRecord],
 ) -> Result<bool, StoreError> {
     let db = store.write();
     let backend = db.get_database_backend();
+    let (text, values) = statement(backend, lane, held, &records[..records.len().min(ROWS)]);
     if backend != DbBackend::Sqlite {
-        // Whoever notes the use of several trusts does so in this order, that nobody waits for each other.
-        records.sort_by_key(|record| record.trust);
+        debug_assert!(takes(store, records.len()));
+        let done = query_with(text, values).execute(db.get_postgres_connection_pool()).await;
+        return Ok(done.map_err(failed)?.rows_affected() > 0);
     }
-    let statements = records.chunks(ROWS).map(|part| statement(backend, lane, held, part)).collect();
-    let done = if backend == DbBackend::Sqlite {
-        let affected = SqliteQueryResult::rows_affected;
-        run(db.get_sqlite_connection_pool(), "BEGIN IMMEDIATE", affected, statements).await
-    } else {
-        run(db.get_postgres_connection_pool(), "BEGIN", PgQueryResult::rows_affected, statements).await
-    };
-    Ok(done?)
-}
-
-/// A statement, and what its placeholders stand for.
-type Bound = (&'static str, SqlxValues);
-
-/// Whether all of these did something; nothing is done unless all do.
-async fn run<D: Database>(
-    pool: &Pool<D>,
-    begin: &'static str,
-    affected: fn(&D::QueryResult) -> u64,
-    mut statements: Vec<Bound>,
-) -> Result<bool, sqlx::Error>
-where
-    SqlxValues: IntoArguments<D>,
-    for<'c> &'c mut D::Connection: Executor<'c, Database = D>,
-{
-    if statements.len() == 1
-        && let Some((text, values)) = statements.pop()
-    {
-        return Ok(affected(&query_with(text, values).execute(pool).await?) > 0);
+    let pool = db.get_sqlite_connection_pool();
+    if records.len() <= ROWS {
+        return Ok(query_with(text, values).execute(pool).await.map_err(failed)?.rows_affected() > 0);
     }
-    let mut transaction = pool.begin_with(begin).await?;
-    for (text, values) in statements {
-        if affected(&query_with(text, values).execute(&mut *transaction).await?) == 0 {
-            transaction.rollback().await?;
+    let pool = pool.clone();
+    let mut transaction = begun(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
+    let rest = records[ROWS..].chunks(ROWS).map(|part| statement(backend, lane, held, part));
+    for (text, values) in std::iter::once((text, values)).chain(rest) {
+        let done = query_with(text, values).execute(&mut *transaction).await.map_err(failed)?;
+        if done.rows_affected() == 0 {
+            transaction.rollback().await.map_err(failed)?;
             return Ok(false);
         }
     }
-    transaction.commit().await?;
+    transaction.commit().await.map_err(failed)?;
     Ok(true)
 }
 
+fn failed(error: sqlx::Error) -> StoreError {
+    of_sqlx(&error)
+}
+
 /// The statement for these, of which there are 1 to [`ROWS`].
-fn statement(backend: DbBackend, lane: i64, held: Held, records: &[&ExchangeRecord]) -> Bound {
+fn statement(backend: DbBackend, lane: i64, held: Held, records: &[&ExchangeRecord]) -> (&'static str, SqlxValues) {
     // PostgreSQL keeps few texts, and a row without an id is no row there.
     let rows = if backend == DbBackend::Sqlite { records.len() } else { records.len().next_power_of_two() };
     let mut values = Vec::with_capacity(rows * Column::iter().count() + 3);
@@ -144,6 +133,9 @@ fn text(backend: DbBackend, rows: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
+
     use sallyport_domain::clock::Timestamp;
     use sallyport_domain::decision::completed;
     use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
@@ -190,23 +182,76 @@ mod tests {
         let (revision, settled) = (held.revision, held.settled().micros());
         for (lane_number, held) in [(2, lane(revision + 1, settled)), (2, lane(revision, settled + 1)), (10_000, held)]
         {
-            assert_eq!(record(&store, lane_number, held, vec![&a_refusal()]).await, Ok(false));
+            assert_eq!(record(&store, lane_number, held, &[&a_refusal()]).await, Ok(false));
             assert_eq!(count().await, 0);
         }
-        assert_eq!(record(&store, 2, held, vec![&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
+        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
         assert_eq!(count().await, 3);
         // All or nothing.
         let twice = a_refusal();
-        assert!(record(&store, 2, held, vec![&a_refusal(), &twice, &twice]).await.is_err());
+        assert!(record(&store, 2, held, &[&a_refusal(), &twice, &twice]).await.is_err());
         assert_eq!(count().await, 3);
         // As are those that take several statements.
         let many: Vec<_> = (0..2 * ROWS + 3).map(|_| a_refusal()).collect();
-        let all = || many.iter().collect::<Vec<_>>();
-        assert!(record(&store, 2, held, all().into_iter().chain([&many[0]]).collect()).await.is_err());
-        assert_eq!(record(&store, 2, lane(revision, settled + 1), all()).await, Ok(false));
-        assert_eq!(count().await, 3);
-        assert_eq!(record(&store, 2, held, all()).await, Ok(true));
-        assert_eq!(count().await, 3 + many.len() as u64);
+        let all: Vec<_> = many.iter().collect();
+        if takes(&store, all.len()) {
+            assert!(record(&store, 2, held, &[&all[..], &all[..1]].concat()).await.is_err());
+            assert_eq!(record(&store, 2, lane(revision, settled + 1), &all).await, Ok(false));
+            assert_eq!(count().await, 3);
+            assert_eq!(record(&store, 2, held, &all).await, Ok(true));
+            assert_eq!(count().await, 3 + many.len() as u64);
+        }
+    }
+
+    /// Whoever goes away while a transaction begins, at whichever point, leaves none open on the connection: what is recorded
+    /// over it next would not be durable, and nobody would know.
+    async fn a_transaction_that_nobody_waits_for_is_not_left_open(store: Store) {
+        let transaction = store.begin_write().await.unwrap();
+        let held = hold_revision(&transaction, 2).await.unwrap();
+        transaction.rollback().await.unwrap();
+        let rows = if takes(&store, ROWS + 1) { ROWS + 1 } else { ROWS };
+        let many: Vec<_> = (0..rows).map(|_| a_refusal()).collect();
+        let many: Vec<_> = many.iter().collect();
+        for steps in 1..=40 {
+            let mut begins: Pin<Box<dyn Future<Output = ()>>> = if steps % 2 == 0 {
+                Box::pin(async { drop(store.begin_write().await) })
+            } else {
+                // Of a lane that is another: nothing is recorded however far it comes.
+                Box::pin(async { drop(record(&store, 10_000, held, &many).await) })
+            };
+            for _ in 0..steps / 2 + 1 {
+                if poll_once(begins.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(begins);
+            let mut recorded = Ok(false);
+            for _ in 0..10_000 {
+                recorded = record(&store, 2, held, &[&a_refusal()]).await;
+                if recorded == Ok(true) {
+                    break;
+                }
+                // The one before still holds the lane, and is about to be rolled back.
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(recorded, Ok(true));
+            // Over another connection, which sees only what is committed.
+            assert_eq!(store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await, Ok(steps));
+        }
+    }
+
+    fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// With one connection that writes.
+    async fn postgres() -> Store {
+        let server = Postgres::shared().unwrap();
+        let url = server.url(&server.create_random_database("store").unwrap());
+        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        store.migrate().await.unwrap();
+        store
     }
 
     #[tokio::test]
@@ -217,10 +262,17 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_recorded_unless_the_lane_is_as_it_was_in_postgres() {
-        let server = Postgres::shared().unwrap();
-        let url = server.url(&server.create_random_database("store").unwrap());
-        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
-        store.migrate().await.unwrap();
-        nothing_is_recorded_unless_the_lane_is_as_it_was(store).await;
+        nothing_is_recorded_unless_the_lane_is_as_it_was(postgres().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_nobody_waits_for_is_not_left_open_in_sqlite() {
+        let (store, _folder) = scratch().await;
+        a_transaction_that_nobody_waits_for_is_not_left_open(store).await;
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_nobody_waits_for_is_not_left_open_in_postgres() {
+        a_transaction_that_nobody_waits_for_is_not_left_open(postgres().await).await;
     }
 }

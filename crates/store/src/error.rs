@@ -111,12 +111,6 @@ impl From<Stale> for StoreError {
     }
 }
 
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        of_sqlx(&error)
-    }
-}
-
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         match &error {
@@ -133,7 +127,7 @@ impl From<DbErr> for StoreError {
     }
 }
 
-fn of_sqlx(error: &sqlx::Error) -> StoreError {
+pub(crate) fn of_sqlx(error: &sqlx::Error) -> StoreError {
     match error {
         sqlx::Error::Database(refusal) => of_refusal(refusal.as_ref()),
         sqlx::Error::Io(_)

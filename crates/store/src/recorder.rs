@@ -3,9 +3,9 @@
 //! together, the next commit begins half a millisecond after this one at the earliest, as exactly as timers are.
 //!
 //! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
-//! [`hold_revision`](crate::store::hold_revision). Where that can all be said in one statement, as it nearly always can, it is:
-//! see `at_once`. A grant decided on an older revision is not written when what it rests on
-//! has changed since: its caller decides again. So whatever order an observer sees, no grant comes after a change that
+//! [`hold_revision`](crate::store::hold_revision). Where the statements that record can say that too, as they nearly always can,
+//! they do: see `at_once`. A grant decided on an older revision is not written when what it rests on has changed since: its
+//! caller decides again. So whatever order an observer sees, no grant comes after a change that
 //! forbade it.
 //!
 //! A grant rests on its trust, the other trusts of that scope (among which that one was chosen), the provider, its subject, the
@@ -263,11 +263,12 @@ async fn commit(
     jobs: &[Job],
 ) -> Result<(Vec<Recorded>, Held), StoreError> {
     if let Some(held) = last
+        && at_once::takes(store, jobs.len())
         && jobs.iter().all(|job| !job.record.granted || (job.revision == held.revision && job.record.replay.is_none()))
     {
         let records: Vec<&ExchangeRecord> = jobs.iter().map(|job| &*job.record).collect();
         let began = Instant::now();
-        match at_once::record(store, lane, held, records.clone()).await {
+        match at_once::record(store, lane, held, &records).await {
             Ok(true) => {
                 configuration.confirm(held.revision, began);
                 store.wrote();

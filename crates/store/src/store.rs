@@ -235,7 +235,7 @@ impl Store {
         }
     }
 
-    /// The connections of who writes, to write something by one statement that is a transaction of its own.
+    /// The connections of who writes. Transactions over them begin by [`begun`].
     pub(crate) fn write(&self) -> &DatabaseConnection {
         self.0.in_log.store(true, Ordering::Relaxed);
         self.writer()
@@ -250,7 +250,8 @@ impl Store {
             },
             ..TransactionOptions::default()
         };
-        Ok(self.write().begin_with_options(options).await?)
+        let db = self.write().clone();
+        begun(async move { db.begin_with_options(options).await }).await
     }
 
     /// A transaction in which all reads see one state of the database.
@@ -264,7 +265,25 @@ impl Store {
                 ..TransactionOptions::default()
             },
         };
-        Ok(self.0.feed.begin_with_options(options).await?)
+        let db = self.0.feed.clone();
+        begun(async move { db.begin_with_options(options).await }).await
+    }
+}
+
+/// A transaction, begun in a task of its own, which goes on when whoever wants it goes away; nobody's is rolled back.
+///
+/// Where the beginning itself is given up, sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection
+/// on with one open: what comes next then is "committed" by the statement, and lost with the connection
+/// (<https://github.com/transact-rs/sqlx/issues/4385>).
+pub(crate) async fn begun<T, E>(begin: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    StoreError: From<E>,
+{
+    match tokio::spawn(begin.in_current_span()).await {
+        Ok(transaction) => Ok(transaction?),
+        Err(_) => Err(StoreError::Unavailable("a transaction could not begin: the process is ending".into())),
     }
 }
 
@@ -402,7 +421,7 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .foreign_keys(true)
-                // A statement of many rows keeps a journal of its own, for the case that it fails half-way; it needs no file.
+                // What statements keep to themselves, a journal for the case that they fail half-way for one, needs no file.
                 .pragma("temp_store", "MEMORY")
                 // Pages that many commits change are copied into the database once for all of them: 40 MB, not 4.
                 .pragma("wal_autocheckpoint", "10000")
@@ -417,8 +436,8 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 sqlite.pragma("cache_size", "-32768").statement_cache_capacity(384)
             }
         })
-        // When a statement or a commit fails for want of room, SQLite rolls back by itself, and sqlx believes the transaction
-        // still open. The next one would be a savepoint in it, and the one after that would be "committed" without a byte on
+        // When a statement or a commit fails for want of room, or one that says `OR ROLLBACK` for any reason, SQLite rolls back by
+        // itself, and sqlx believes the transaction still open. The next one would be a savepoint in it, and the one after that would be "committed" without a byte on
         // disk.
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     Ok(Database::connect(options).await?)
