@@ -198,7 +198,7 @@ fn time<T>(mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
     Ok(began.elapsed() / done.max(1))
 }
 
-/// The median: a disk has no fastest tenth to hope for.
+/// The median: now and then a disk takes a hundred times as long, which says nothing of the others.
 fn sync() -> Result<Duration> {
     let mut file = tempfile::tempfile().context("the folder for temporary files")?;
     let block = [0x5a; 4_096];

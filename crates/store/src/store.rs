@@ -270,7 +270,7 @@ impl Store {
     }
 }
 
-/// A transaction, begun in a task of its own, which goes on when whoever wants it goes away; nobody's is rolled back.
+/// A transaction, begun in a task of its own, which goes on when whoever wants it goes away; then it is rolled back.
 ///
 /// Where the beginning itself is given up, sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection
 /// on with one open: what comes next then is "committed" by the statement, and lost with the connection
@@ -283,7 +283,7 @@ where
 {
     match tokio::spawn(begin.in_current_span()).await {
         Ok(transaction) => Ok(transaction?),
-        Err(_) => Err(StoreError::Unavailable("a transaction could not begin: the process is ending".into())),
+        Err(_) => Err(StoreError::Unavailable("a transaction could not begin: its task ended before".into())),
     }
 }
 
@@ -436,9 +436,9 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
                 sqlite.pragma("cache_size", "-32768").statement_cache_capacity(384)
             }
         })
-        // When a statement or a commit fails for want of room, or one that says `OR ROLLBACK` for any reason, SQLite rolls back by
-        // itself, and sqlx believes the transaction still open. The next one would be a savepoint in it, and the one after that would be "committed" without a byte on
-        // disk.
+        // When a statement or a commit fails for want of room, or a statement that says `OR ROLLBACK` for any reason, SQLite
+        // rolls back by itself, and sqlx believes the transaction still open. The next one would be a savepoint in it, and the
+        // one after that would be "committed" without a byte on disk.
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     Ok(Database::connect(options).await?)
 }
