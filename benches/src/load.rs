@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::client::{Connection, header};
@@ -174,6 +175,17 @@ impl Shared {
         self.requests.get(index)
     }
 
+    /// Lets go what is due by now and was not released yet.
+    fn release(&self, released: &mut u64) {
+        let Pace::Open(rate) = self.plan.pace else { return };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let due = (self.began.elapsed().as_secs_f64() * rate) as u64;
+        if let Ok(more @ 1..) = usize::try_from(due - *released) {
+            self.due.add_permits(more);
+            *released = due;
+        }
+    }
+
     fn exhausted(&self) -> bool {
         self.plan.once && self.next.load(Ordering::Relaxed) >= self.requests.len()
     }
@@ -219,26 +231,11 @@ where
         slots: AtomicU64::new(0),
         began: Instant::now(),
     });
-    let dispatcher = match plan.pace {
-        Pace::Closed => None,
-        Pace::Open(rate) => {
-            let shared = Arc::clone(&shared);
-            Some(std::thread::Builder::new().name("dispatcher".to_owned()).spawn(move || dispatch(&shared, rate))?)
-        }
-    };
+    let dispatcher = Dispatcher::start(&shared)?;
     let workers: Vec<_> = connections
         .into_iter()
         .map(|(address, connection)| tokio::spawn(work(Arc::clone(&shared), address, connection)))
         .collect();
-
-    if plan.wakeful {
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            while !shared.stop.load(Ordering::Relaxed) {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
 
     let (before, from) = match early {
         Some(before) => (before, shared.began),
@@ -255,12 +252,10 @@ where
     let after = mark(Mark::Ended).await?;
 
     shared.stop.store(true, Ordering::Relaxed);
-    let released = dispatcher.map(|thread| thread.join().unwrap_or_default());
+    let released = dispatcher.finish().await?;
     shared.due.close();
     let mut outcome = Outcome { window: to - from, ..Outcome::default() };
-    if let Some(released) = released {
-        outcome.unsent = released.saturating_sub(shared.slots.load(Ordering::Relaxed));
-    }
+    outcome.unsent = released.saturating_sub(shared.slots.load(Ordering::Relaxed));
     for worker in workers {
         let tally = worker.await.context("a connection's task ended badly")?;
         outcome.granted_in_all += tally.granted;
@@ -281,20 +276,51 @@ where
     Ok((outcome, before, after))
 }
 
-/// Lets requests go when they are due, until told to stop; answers how many. A thread and not a task: the runtime's
-/// timers tick in milliseconds.
-fn dispatch(shared: &Shared, rate: f64) -> u64 {
-    let mut released = 0_u64;
-    while !shared.stop.load(Ordering::Relaxed) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        let due = (shared.began.elapsed().as_secs_f64() * rate) as u64;
-        if let Ok(more @ 1..) = usize::try_from(due - released) {
-            shared.due.add_permits(more);
-            released = due;
-        }
-        std::thread::sleep(TICK);
+/// Lets requests go when they are due.
+enum Dispatcher {
+    /// In a closed loop nobody has to, unless it polls.
+    Nobody,
+    /// Where the load polls, whoever polls: another thread would have to wait until that one is made to give up the core.
+    Task(JoinHandle<u64>),
+    /// A thread and not a task: the runtime's timers tick in milliseconds.
+    Thread(std::thread::JoinHandle<u64>),
+}
+
+impl Dispatcher {
+    fn start(shared: &Arc<Shared>) -> Result<Self> {
+        let (shared, plan) = (Arc::clone(shared), shared.plan);
+        Ok(match plan.pace {
+            _ if plan.wakeful => Self::Task(tokio::spawn(async move {
+                let mut released = 0;
+                while !shared.stop.load(Ordering::Relaxed) {
+                    shared.release(&mut released);
+                    tokio::task::yield_now().await;
+                }
+                released
+            })),
+            Pace::Closed => Self::Nobody,
+            Pace::Open(_) => {
+                let dispatch = move || {
+                    let mut released = 0;
+                    while !shared.stop.load(Ordering::Relaxed) {
+                        shared.release(&mut released);
+                        std::thread::sleep(TICK);
+                    }
+                    released
+                };
+                Self::Thread(std::thread::Builder::new().name("dispatcher".to_owned()).spawn(dispatch)?)
+            }
+        })
     }
-    released
+
+    /// How many it let go, when it was told to stop.
+    async fn finish(self) -> Result<u64> {
+        match self {
+            Self::Nobody => Ok(0),
+            Self::Task(task) => task.await.context("the dispatcher ended badly"),
+            Self::Thread(thread) => thread.join().map_err(|_| anyhow!("the dispatcher ended badly")),
+        }
+    }
 }
 
 async fn work(shared: Arc<Shared>, address: SocketAddr, mut connection: Connection) -> Tally {

@@ -38,6 +38,10 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How many references of granted answers are looked up at the end.
 const LOOKED_UP: usize = 40;
 
+/// Writes 64 files of PostgreSQL's log, which a checkpoint lets it use again.
+const WRITE_LOG_FILES: &str = "DO $$ BEGIN FOR file IN 1..64 LOOP \
+     PERFORM pg_logical_emit_message(false, 'sallyport-bench', ''); PERFORM pg_switch_wal(); END LOOP; END $$";
+
 /// What the command line said.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -95,6 +99,16 @@ pub async fn measure(
     Ok(sound)
 }
 
+fn livez() -> Arc<Requests> {
+    let mut requests = Requests::new("ok");
+    requests.push(&get("localhost", "/livez"));
+    Arc::new(requests)
+}
+
+fn shown(latency: Option<Duration>) -> String {
+    latency.map_or_else(|| "–".to_owned(), milliseconds)
+}
+
 /// Says on standard error what happens: the table is for standard output.
 #[expect(clippy::print_stderr, reason = "progress, for whoever waits")]
 fn tell(what: &str) {
@@ -113,10 +127,14 @@ struct Ground {
 }
 
 impl Ground {
-    /// PostgreSQL as testkit starts it by default: it waits for the disk.
+    /// PostgreSQL as testkit starts it by default: it waits for the disk. As if it had run for a while: then it writes its log into
+    /// files that are there, and does not stop every 16 MiB to write a new one full of zeros first.
     fn postgres(&self) -> Result<&Postgres> {
         if self.postgres.get().is_none() {
-            let _ = self.postgres.set(Postgres::start()?);
+            let server = Postgres::builder().setting("min_wal_size", "1GB").start()?;
+            server.sql("postgres", WRITE_LOG_FILES)?;
+            server.sql("postgres", "CHECKPOINT")?;
+            let _ = self.postgres.set(server);
         }
         self.postgres.get().context("PostgreSQL was not started")
     }
@@ -324,10 +342,8 @@ impl Running<'_> {
 
     /// The cheapest request there is: what HTTP costs here, client and middleware included.
     async fn livez(&mut self) -> Result<(Row, Duration)> {
-        let mut requests = Requests::new("ok");
-        requests.push(&get("localhost", "/livez"));
         let plan = Plan { window: LIVEZ, ..self.closed() };
-        let (row, _) = self.row("/livez", &Arc::new(requests), plan).await?;
+        let (row, _) = self.row("/livez", &livez(), plan).await?;
         let per_core = row.per_core.filter(|rate| *rate > 0.0).context("/livez was never answered")?;
         Ok((row, Duration::from_secs_f64(1.0 / per_core)))
     }
@@ -381,8 +397,16 @@ impl Running<'_> {
         let rate = self.known_maximum(variant).await? / 2.0;
         let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
         let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
+        // What the machine, its other work and the load itself make of the cheapest request, at the same rate.
+        let (least, _) = self.row("/livez", &livez(), plan).await?;
         if row.note.is_empty() {
-            row.note = format!("{rate:.0}/s due, {} of them unsent", outcome.unsent);
+            row.note = format!(
+                "{rate:.0}/s due, {} of them unsent; of /livez at that rate p50 {} ms, p99 {} ms, p99.9 {} ms",
+                outcome.unsent,
+                shown(least.p50),
+                shown(least.p99),
+                shown(least.p999),
+            );
         }
         Ok(row)
     }
@@ -398,7 +422,6 @@ impl Running<'_> {
         let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
         let after = Plan { connections: self.ground.options.connections, pace: Pace::Open(maximum / 2.0), ..plan };
         let (normal, _) = self.exchanges(&variant.name, &requests, after).await?;
-        let shown = |latency: Option<Duration>| latency.map_or_else(|| "–".to_owned(), milliseconds);
         let refused = u64::try_from(during.refusals.len())?;
         row.note = format!(
             "{:.0}/s due on {} connections; {:.0} % of the maximum kept; {:.0}/s refused with 429 or 503, p99 {} ms; {} unsent; at half the maximum right afterwards: {:.0}/s, p99 {} ms{}",
