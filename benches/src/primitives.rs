@@ -1,7 +1,8 @@
 //! What the work costs that no server can leave out: signatures, key pairs, certificates, and a write to disk.
 
 use std::hint::black_box;
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -196,6 +197,34 @@ fn time<T>(mut work: impl FnMut() -> Result<T>) -> Result<Duration> {
         }
     }
     Ok(began.elapsed() / done.max(1))
+}
+
+/// How long a disk that does nothing else takes for what a commit asks of it, a thousand times a second for so long; shortest
+/// first. Without growing a file, so that the file system has nothing to write about it.
+///
+/// # Errors
+/// When the folder for temporary files cannot be written to.
+pub fn disk(window: Duration) -> Result<Vec<Duration>> {
+    const COMMITS: usize = 128;
+    let commit = vec![0x5a; 32 * 1_024];
+    let mut file = tempfile::tempfile().context("the folder for temporary files")?;
+    for _ in 0..COMMITS {
+        file.write_all(&commit)?;
+    }
+    file.sync_all()?;
+    let (mut times, deadline) = (Vec::new(), Instant::now() + window);
+    while times.is_empty() || Instant::now() < deadline {
+        if times.len() % COMMITS == 0 {
+            file.rewind()?;
+        }
+        file.write_all(&commit)?;
+        let began = Instant::now();
+        file.sync_data()?;
+        times.push(began.elapsed());
+        sleep(Duration::from_millis(1).saturating_sub(began.elapsed()));
+    }
+    times.sort_unstable();
+    Ok(times)
 }
 
 /// The median: now and then a disk takes a hundred times as long, which says nothing of the others.

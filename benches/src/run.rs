@@ -15,7 +15,7 @@ use crate::client::{get, graphql, graphql_request};
 use crate::cores::Cores;
 use crate::estate::{Builder, mrns};
 use crate::load::{Mark, Outcome, Pace, Plan, Requests, per_second, percentile, run};
-use crate::primitives::{Least, Primitives, mean};
+use crate::primitives::{Least, Primitives, disk, mean};
 use crate::report::{Report, Row, milliseconds};
 use crate::server::{Commits, Database, OWNER, Server, Setup, machine, own_cpu, postgres_cpu};
 use crate::tokens::{Door, requests};
@@ -397,15 +397,20 @@ impl Running<'_> {
         let rate = self.known_maximum(variant).await? / 2.0;
         let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
         let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
-        // What the machine, its other work and the load itself make of the cheapest request, at the same rate.
+        // What the machine, its other work and the load itself make of the cheapest request, at the same rate; and what the disk does.
         let (least, _) = self.row("/livez", &livez(), plan).await?;
+        let disk = disk(plan.window)?;
         if row.note.is_empty() {
             row.note = format!(
-                "{rate:.0}/s due, {} of them unsent; of /livez at that rate p50 {} ms, p99 {} ms, p99.9 {} ms",
+                "{rate:.0}/s due, {} of them unsent; of /livez at that rate p50 {} ms, p99 {} ms, p99.9 {} ms; of the disk alone p50 {} ms, p99 {} ms, p99.9 {} ms, longest {} ms",
                 outcome.unsent,
                 shown(least.p50),
                 shown(least.p99),
                 shown(least.p999),
+                shown(percentile(&disk, 0.5)),
+                shown(percentile(&disk, 0.99)),
+                shown(percentile(&disk, 0.999)),
+                shown(disk.last().copied()),
             );
         }
         Ok(row)

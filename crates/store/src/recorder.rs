@@ -43,8 +43,8 @@ const BATCH: usize = 512;
 const PACE: Duration = Duration::from_micros(500);
 /// How often all that is ready to run gets its turn before such a commit begins: under load most who are there come into it.
 const ROUNDS: usize = 8;
-/// After how long they get no more turns.
-const GATHERING: Duration = Duration::from_millis(20);
+/// After how long they get no more turns: whoever came first has waited for so long.
+const GATHERING: Duration = Duration::from_millis(5);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
