@@ -5,8 +5,7 @@
 //! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
 //! [`hold_revision`](crate::store::hold_revision). Where the statements that record can say that too, as they nearly always can,
 //! they do: see `at_once`. A grant decided on an older revision is not written when what it rests on has changed since: its
-//! caller decides again. So whatever order an observer sees, no grant comes after a change that
-//! forbade it.
+//! caller decides again. So whatever order an observer sees, no grant comes after a change that forbade it.
 //!
 //! A grant rests on its trust, the other trusts of that scope (among which that one was chosen), the provider, its subject, the
 //! service account, the scope, its organization, and the roles which that organization defined. What else changes, above all
@@ -43,7 +42,7 @@ const BATCH: usize = 512;
 const PACE: Duration = Duration::from_micros(500);
 /// How often all that is ready to run gets its turn before such a commit begins: under load most who are there come into it.
 const ROUNDS: usize = 8;
-/// After how long they get no more turns: whoever came first has waited for so long.
+/// After how long they get no more turns: whoever came first has waited for so long. A turn that has begun is finished.
 const GATHERING: Duration = Duration::from_millis(5);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
