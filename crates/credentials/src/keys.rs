@@ -6,8 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rsa::{self, KeySize};
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sallyport_domain::base64url;
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::entropy::Entropy;
 use serde_json::{Value, json};
@@ -247,7 +246,7 @@ fn context(purpose: Purpose, id: &str, public: &[u8]) -> Vec<u8> {
 
 /// `kid` and public JWK of an Ed25519 key (RFC 8037 section 2).
 pub(crate) fn ed25519_jwk(public: &[u8]) -> (String, Value) {
-    let x = URL_SAFE_NO_PAD.encode(public);
+    let x = base64url::encode(public);
     let kid = thumbprint(&format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
     let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "use": "sig", "alg": "EdDSA", "kid": kid });
     (kid, jwk)
@@ -255,8 +254,8 @@ pub(crate) fn ed25519_jwk(public: &[u8]) -> (String, Value) {
 
 /// `kid` and public JWK of an RSA key (RFC 7518 section 6.3.1).
 pub(crate) fn rsa_jwk(public: &rsa::PublicKey) -> (String, Value) {
-    let n = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
-    let e = URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero());
+    let n = base64url::encode(public.modulus().big_endian_without_leading_zero());
+    let e = base64url::encode(public.exponent().big_endian_without_leading_zero());
     let kid = thumbprint(&format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#));
     let jwk = json!({ "kty": "RSA", "n": n, "e": e, "use": "sig", "alg": "RS256", "kid": kid });
     (kid, jwk)
@@ -265,11 +264,11 @@ pub(crate) fn rsa_jwk(public: &rsa::PublicKey) -> (String, Value) {
 /// Thumbprint of a P-384 key given as SEC1 uncompressed point.
 pub(crate) fn p384_thumbprint(public: &[u8]) -> String {
     let (x, y) = public.get(1..).unwrap_or_default().split_at(public.len() / 2);
-    let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+    let (x, y) = (base64url::encode(x), base64url::encode(y));
     thumbprint(&format!(r#"{{"crv":"P-384","kty":"EC","x":"{x}","y":"{y}"}}"#))
 }
 
 /// RFC 7638 section 3: SHA-256 of the required members in lexicographic order, base64url.
 fn thumbprint(canonical: &str) -> String {
-    URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes()))
+    base64url::encode(digest(&SHA256, canonical.as_bytes()))
 }

@@ -1,8 +1,7 @@
 //! API tokens: standing bearer secrets. Only their SHA-256 is kept; they have 256 random bits, so a plain hash is enough.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sallyport_domain::base64url;
 use sallyport_domain::entropy::Entropy;
 use secrecy::SecretString;
 use subtle::ConstantTimeEq as _;
@@ -17,7 +16,7 @@ const SECRET_LEN: usize = 32;
 pub fn generate_api_token(entropy: &dyn Entropy) -> (SecretString, [u8; 32]) {
     let mut random = Zeroizing::new([0; SECRET_LEN]);
     entropy.fill(random.as_mut_slice());
-    let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(random.as_slice()));
+    let encoded = Zeroizing::new(base64url::encode(random.as_slice()));
     let mut token = String::with_capacity(API_TOKEN_PREFIX.len() + encoded.len());
     token.push_str(API_TOKEN_PREFIX);
     token.push_str(&encoded);

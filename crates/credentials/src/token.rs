@@ -3,13 +3,11 @@
 //! Signing and checking are done here with aws-lc-rs and not through a JOSE library: each kind of token has exactly one
 //! algorithm, so there is nothing to negotiate and nothing to confuse.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sallyport_domain::base64url;
 use sallyport_domain::claims::{ClaimsError, JSON_DEPTH_MAX, parse_object};
 use sallyport_domain::clock::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::keys::KeyError;
 
@@ -93,8 +91,7 @@ impl<'t> Compact<'t> {
         if first > HEADER_MAX {
             return Err(TokenError::Malformed("its header is too long"));
         }
-        let decode =
-            |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("a part is not base64url"));
+        let decode = |part: &str| base64url::decode(part).map_err(|_| TokenError::Malformed("a part is not base64url"));
         let header = parse_object(&decode(&token[..first])?, JSON_DEPTH_MAX, 64)
             .map_err(|_| TokenError::Malformed("its header is not acceptable JSON"))?;
         if ["crit", "b64", "zip", "enc"].iter().any(|name| header.contains_key(*name)) {
@@ -137,7 +134,7 @@ impl<'t> Compact<'t> {
 /// The encoded header of all tokens of one key, with the dot that follows it.
 pub(crate) fn header(alg: &str, typ: &str, kid: &str) -> String {
     let json = serde_json::json!({ "alg": alg, "typ": typ, "kid": kid }).to_string();
-    let mut encoded = URL_SAFE_NO_PAD.encode(json);
+    let mut encoded = base64url::encode(json);
     encoded.push('.');
     encoded
 }
@@ -148,15 +145,20 @@ pub(crate) fn assemble<S: AsRef<[u8]>>(
     claims: &impl Serialize,
     sign: impl FnOnce(&[u8]) -> Result<S, KeyError>,
 ) -> Result<String, KeyError> {
-    let mut json = Zeroizing::new(Vec::with_capacity(1_024));
-    serde_json::to_writer(&mut *json, claims).map_err(|_| KeyError::TooLarge)?;
-    let mut token = String::with_capacity(header.len() + json.len() * 4 / 3 + 360);
-    token.push_str(header);
-    URL_SAFE_NO_PAD.encode_string(json.as_slice(), &mut token);
-    let signature = sign(token.as_bytes())?;
-    token.push('.');
-    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-    if token.len() > TOKEN_MAX { Err(KeyError::TooLarge) } else { Ok(token) }
+    // What it says is no secret: only its signature makes it a credential.
+    let mut json = Vec::with_capacity(2_048);
+    serde_json::to_writer(&mut json, claims).map_err(|_| KeyError::TooLarge)?;
+    let mut token = Vec::with_capacity(header.len() + json.len() * 4 / 3 + 360);
+    token.extend_from_slice(header.as_bytes());
+    base64url::append(&json, &mut token);
+    let signature = sign(&token)?;
+    token.push(b'.');
+    base64url::append(signature.as_ref(), &mut token);
+    if token.len() > TOKEN_MAX {
+        return Err(KeyError::TooLarge);
+    }
+    // Letters of our own, all of them ASCII.
+    String::from_utf8(token).map_err(|_| KeyError::TooLarge)
 }
 
 /// The times of a token that we signed: not ended (our own clock set `exp`: no leeway), not from the future.

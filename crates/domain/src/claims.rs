@@ -128,7 +128,7 @@ pub fn parse_members(bytes: &[u8], depth: usize, array: usize) -> Result<Members
     let text = std::str::from_utf8(bytes).map_err(|_| ClaimsError("is not UTF-8".into()))?;
     let mut reader = serde_json::Deserializer::from_str(text);
     // The outermost object has nearly all members: there is room for them at once.
-    let members = (bytes.len() / MEMBER_BYTES).min(MEMBERS_EXPECTED);
+    let members = (bytes.len() / MEMBER_BYTES).clamp(4, MEMBERS_EXPECTED);
     let value = Strict { depth, array, members }.deserialize(&mut reader).map_err(explain)?;
     reader.end().map_err(|_| ClaimsError("has bytes after the JSON object".into()))?;
     match value {
@@ -166,8 +166,8 @@ struct Strict {
     members: usize,
 }
 
-/// Of how many bytes a member of a token's payload is, about.
-const MEMBER_BYTES: usize = 40;
+/// Of how many bytes a member of a token's payload is, where they are short.
+const MEMBER_BYTES: usize = 32;
 /// For how many members there is room from the beginning, at most.
 const MEMBERS_EXPECTED: usize = 64;
 

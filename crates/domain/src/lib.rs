@@ -6,6 +6,7 @@
 //! [`matching`] and [`decision`] (whether it gets in, and why), [`exchange`] and [`event`] (what is put on record),
 //! [`snapshot`] (all of it, at one revision).
 
+pub mod base64url;
 pub mod claims;
 pub mod clock;
 pub mod condition;

@@ -9,7 +9,8 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
+use percent_encoding::percent_decode_str;
 use sallyport_domain::decision::Refusal;
 use sallyport_domain::exchange::{CredentialKind, Protocol};
 use sallyport_domain::id::ExchangeId;
@@ -168,17 +169,16 @@ impl<'b> Form<'b> {
     /// # Errors
     /// What is wrong, to be told to the caller.
     pub(crate) fn parse(body: &'b [u8]) -> Result<Self, Refused> {
-        let body = str::from_utf8(body).map_err(|_| Refused::request("the body is not a valid form"))?;
+        let body = str::from_utf8(body).map_err(|_| not_a_form())?;
         let mut parameters: Vec<(Cow<'b, str>, Cow<'b, str>)> = Vec::with_capacity(8);
-        for pair in body.split('&').filter(|pair| !pair.is_empty()) {
-            // Tokens are long and have nothing to decode.
-            let (name, value) = match pair.split_once('=') {
-                Some((name, value)) if memchr2(b'%', b'+', pair.as_bytes()).is_none() => (name.into(), value.into()),
-                _ => match form_urlencoded::parse(pair.as_bytes()).next() {
-                    Some(decoded) => decoded,
-                    None => continue,
-                },
-            };
+        let mut began = 0;
+        for ended in memchr_iter(b'&', body.as_bytes()).chain([body.len()]) {
+            let pair = &body[std::mem::replace(&mut began, ended + 1)..ended];
+            if pair.is_empty() {
+                continue;
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decoded(name)?, decoded(value)?);
             if parameters.iter().any(|(known, _)| *known == name) {
                 let shown: String = name.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
                 return Err(Refused::request(format!("the parameter '{shown}' is repeated")));
@@ -201,6 +201,30 @@ impl<'b> Form<'b> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(index).1)
     }
+}
+
+/// A name or value as it is meant (URL Standard, "application/x-www-form-urlencoded parsing"), but that what is no UTF-8 is no
+/// text and not another one.
+///
+/// # Errors
+/// When it is none.
+fn decoded(text: &str) -> Result<Cow<'_, str>, Refused> {
+    // Tokens are long and have nothing to decode.
+    if memchr2(b'%', b'+', text.as_bytes()).is_none() {
+        return Ok(text.into());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    for (index, words) in text.split('+').enumerate() {
+        if index > 0 {
+            bytes.push(b' ');
+        }
+        bytes.extend(percent_decode_str(words));
+    }
+    String::from_utf8(bytes).map(Cow::from).map_err(|_| not_a_form())
+}
+
+fn not_a_form() -> Refused {
+    Refused::request("the body is not a valid form")
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Refused> {
@@ -367,7 +391,12 @@ mod tests {
         let mut read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
         read.sort_unstable();
         assert_eq!(read, [("", "k"), ("a", "b=c"), ("d", "e+f g"), ("i", "jé")]);
-        assert!(Form::parse(b"a=\xff").is_err());
+        for no_text in [&b"a=\xff"[..], b"a=%ff", b"%ff=a", b"a=+%C3+%A9"] {
+            assert!(Form::parse(no_text).is_err());
+        }
+        // What is no escape stands for itself.
+        let mut form = Form::parse(b"a=%&b=%4&c=%zz%2525").unwrap();
+        assert_eq!(["a", "b", "c"].map(|name| form.take(name).unwrap()), ["%", "%4", "%zz%25"]);
     }
 
     #[test]

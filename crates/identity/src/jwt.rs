@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use aws_lc_rs::signature::ParsedPublicKey;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memchr_iter;
+use sallyport_domain::base64url;
 use sallyport_domain::claims::{ARRAY_MAX, Claims, JSON_DEPTH_MAX, Members, Value, parse_members};
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::decision::{Check, CheckName, Refusal};
@@ -265,10 +265,10 @@ pub(crate) fn trust_domain(subject: &str) -> Option<&str> {
 }
 
 fn segments(token: &str) -> Result<(&str, &str, &str), TokenFault> {
-    let mut parts = token.split('.');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(header), Some(payload), Some(signature), None) => Ok((header, payload, signature)),
-        (.., Some(_)) if token.bytes().filter(|byte| *byte == b'.').count() == 4 => {
+    let mut dots = memchr_iter(b'.', token.as_bytes());
+    match (dots.next(), dots.next(), dots.next()) {
+        (Some(first), Some(second), None) => Ok((&token[..first], &token[first + 1..second], &token[second + 1..])),
+        (.., Some(_)) if dots.count() == 1 => {
             Err(TokenFault::malformed("is encrypted (JWE); only signed tokens are accepted"))
         }
         _ if token.starts_with('{') => {
@@ -279,8 +279,7 @@ fn segments(token: &str) -> Result<(&str, &str, &str), TokenFault> {
 }
 
 fn decode(part: &str, text: &str) -> Result<Vec<u8>, TokenFault> {
-    URL_SAFE_NO_PAD
-        .decode(text)
+    base64url::decode(text)
         .map_err(|_| TokenFault::malformed(format!("has a {part} that is not base64url without padding")))
 }
 
@@ -324,10 +323,10 @@ mod tests {
     #[test]
     fn a_token_is_named_by_the_hash_of_all_of_it_and_its_use_by_that_of_what_is_signed() {
         for algorithm in ["RS256", "ES384"] {
-            let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{algorithm}"}}"#));
-            let payload = URL_SAFE_NO_PAD.encode(r#"{"iss":"https://a.example","sub":"b","exp":1,"iat":1}"#);
+            let header = base64url::encode(format!(r#"{{"alg":"{algorithm}"}}"#));
+            let payload = base64url::encode(r#"{"iss":"https://a.example","sub":"b","exp":1,"iat":1}"#);
             let signed = format!("{header}.{payload}");
-            let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode("signature"));
+            let token = format!("{signed}.{}", base64url::encode("signature"));
             let jwt = UnverifiedJwt::parse(&format!(" {token}\n")).unwrap();
             assert_eq!(jwt.token_hash(), sha256(token.as_bytes()), "{algorithm}");
             assert_eq!(jwt.signed_hash(), sha256(signed.as_bytes()), "{algorithm}");

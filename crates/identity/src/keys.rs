@@ -16,10 +16,9 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
     RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use sallyport_domain::base64url;
 use sallyport_domain::claims::{ARRAY_MAX, JSON_DEPTH_MAX, parse_object};
 use sallyport_domain::clock::{Clock, Timestamp};
 use sallyport_domain::id::ProviderId;
@@ -252,7 +251,7 @@ fn text<'k>(jwk: &'k Map<String, Value>, name: &str) -> Result<Option<&'k str>, 
 
 fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, Unusable> {
     let text = text(jwk, name)?.ok_or_else(|| bad(format!("has no '{name}'")))?;
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| bad(format!("has a '{name}' that is not base64url without padding")))
+    base64url::decode(text).map_err(|_| bad(format!("has a '{name}' that is not base64url without padding")))
 }
 
 fn rsa(jwk: &Map<String, Value>, only: Option<Algorithm>) -> Result<Vec<(Algorithm, ParsedPublicKey)>, Unusable> {
@@ -823,13 +822,13 @@ mod tests {
 
     #[test]
     fn rsa_keys_with_a_sign_byte_are_read_as_what_they_are() {
-        let modulus = |first: &[u8]| URL_SAFE_NO_PAD.encode([first, &[0xff; 255], &[1]].concat());
+        let modulus = |first: &[u8]| base64url::encode([first, &[0xff; 255], &[1]].concat());
         let set = |n: String| format!(r#"{{"keys":[{{"kty":"RSA","n":"{n}","e":"AQAB"}}]}}"#);
         for first in [&[][..], &[0]] {
             let set = KeySet::parse(set(modulus(first)).as_bytes(), Trusted::Uploaded).unwrap();
             assert_eq!(set.describe(), "(no kid) (RS256, RS384, RS512, PS256, PS384, PS512)");
         }
-        let even = URL_SAFE_NO_PAD.encode([0xfe; 256]);
+        let even = base64url::encode([0xfe; 256]);
         assert!(KeySet::parse(set(even).as_bytes(), Trusted::Uploaded).is_err());
     }
 

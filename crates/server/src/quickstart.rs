@@ -11,10 +11,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use reqwest::header::AUTHORIZATION;
 use sallyport_credentials::client::sign_service_account_jwt;
+use sallyport_domain::base64url;
 use sallyport_domain::clock::{Clock, SystemClock, Timestamp};
 use sallyport_identity::outbound::{AllowRule, OutboundSettings};
 use sallyport_testkit::{Issuer, TestAuthority, platforms};
@@ -358,7 +359,7 @@ fn valid_for(mut claims: Value, now: Timestamp, lifetime: i64) -> Value {
 
 fn claims_of(token: &str) -> Result<String> {
     let payload = token.split('.').nth(1).context("a JWT has a payload")?;
-    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload)?)?;
+    let claims: Value = serde_json::from_slice(&base64url::decode(payload)?)?;
     let shown = ["iss", "sub", "aud", "repository", "ref", "actor", "exp"];
     let picked: serde_json::Map<String, Value> =
         shown.iter().filter_map(|name| Some(((*name).to_owned(), claims.get(*name)?.clone()))).collect();

@@ -1,8 +1,7 @@
 //! Pages by key, never by offset: a page costs the same wherever it lies, and rows that come and go meanwhile are neither
 //! shown twice nor skipped.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sallyport_domain::base64url;
 use sea_orm::sea_query::{Expr, ExprTrait, SimpleExpr};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, Order, QueryFilter, QueryOrder, QuerySelect, Select, Value};
 use serde::{Deserialize, Serialize};
@@ -99,12 +98,12 @@ pub(crate) fn end_cursor(order: &str, sort: Key, id: Key) -> Result<String, Stor
 
 fn encode(cursor: &Cursor) -> Result<String, StoreError> {
     let json = serde_json::to_vec(cursor).map_err(|error| StoreError::Database(error.to_string()))?;
-    Ok(URL_SAFE_NO_PAD.encode(json))
+    Ok(base64url::encode(json))
 }
 
 /// `kinds` are values of the kinds that the order's columns have.
 fn decode(text: &str, name: &str, kinds: (&Key, &Key)) -> Result<(Key, Key), StoreError> {
-    let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| StoreError::BadCursor)?;
+    let json = base64url::decode(text).map_err(|_| StoreError::BadCursor)?;
     let Cursor(of, sort, id) = serde_json::from_slice(&json).map_err(|_| StoreError::BadCursor)?;
     let same = |a: &Key, b: &Key| std::mem::discriminant(a) == std::mem::discriminant(b);
     let nul = |key: &Key| matches!(key, Key::Text(text) if text.contains('\0'));

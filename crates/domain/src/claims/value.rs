@@ -7,7 +7,7 @@ use std::fmt;
 use serde_json::{Map, Number};
 use smol_str::SmolStr;
 
-/// Up to how many members are looked up one by one; more have an index.
+/// Up to how many members are looked up one by one; more are by their order.
 const FEW: usize = 32;
 
 /// A JSON value.
@@ -66,9 +66,9 @@ impl From<Value> for serde_json::Value {
 /// The members of a JSON object in document order, no two of the same name. Two are equal in the same order only.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Members {
-    members: Box<[(SmolStr, Value)]>,
-    /// The members' places in the order of their names, where they are many.
-    by_name: Option<Box<[usize]>>,
+    members: Vec<(SmolStr, Value)>,
+    /// What finds them: of up to [`FEW`] the mark of each, of more their places in the order of their names.
+    index: Box<[usize]>,
 }
 
 impl Members {
@@ -77,24 +77,23 @@ impl Members {
     /// # Errors
     /// A name that two of them have.
     pub(super) fn new(members: Vec<(SmolStr, Value)>) -> Result<Self, SmolStr> {
-        let name = |index: usize| -> &str { &members[index].0 };
-        let (twice, by_name) = if members.len() <= FEW {
-            let mut marks = [0; FEW];
-            let twice = (0..members.len()).find(|last| {
-                let (mark, earlier) = (mark(name(*last)), &mut marks[..=*last]);
-                earlier[*last] = mark;
-                earlier[..*last].contains(&mark) && (0..*last).any(|earlier| name(earlier) == name(*last))
+        let name = |place: usize| -> &str { &members[place].0 };
+        let count = members.len();
+        let (twice, index) = if count <= FEW {
+            let marks: Box<[usize]> = members.iter().map(|(name, _)| mark(name)).collect();
+            let twice = (0..count).find(|last| {
+                marks[..*last].contains(&marks[*last]) && (0..*last).any(|earlier| name(earlier) == name(*last))
             });
-            (twice, None)
+            (twice, marks)
         } else {
-            let mut order: Vec<usize> = (0..members.len()).collect();
-            order.sort_unstable_by_key(|index| name(*index));
+            let mut order: Vec<usize> = (0..count).collect();
+            order.sort_unstable_by_key(|place| name(*place));
             let twice = order.windows(2).find(|pair| name(pair[0]) == name(pair[1])).map(|pair| pair[0]);
-            (twice, Some(order.into()))
+            (twice, order.into())
         };
         match twice {
-            Some(index) => Err(members[index].0.clone()),
-            None => Ok(Self { members: members.into(), by_name }),
+            Some(place) => Err(members[place].0.clone()),
+            None => Ok(Self { members, index }),
         }
     }
 
@@ -110,11 +109,14 @@ impl Members {
 
     /// The member of this name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        let index = match &self.by_name {
-            None => self.members.iter().position(|(known, _)| **known == *name)?,
-            Some(order) => order[order.binary_search_by(|index| (*self.members[*index].0).cmp(name)).ok()?],
+        let known = |place: usize| -> &str { &self.members[place].0 };
+        let place = if self.members.len() <= FEW {
+            let wanted = mark(name);
+            (0..self.members.len()).find(|place| self.index[*place] == wanted && known(*place) == name)?
+        } else {
+            self.index[self.index.binary_search_by(|place| known(*place).cmp(name)).ok()?]
         };
-        Some(&self.members[index].1)
+        Some(&self.members[place].1)
     }
 
     /// Whether there is a member of this name.
@@ -134,12 +136,13 @@ impl Members {
 }
 
 /// The length and the last bytes of a name. Names with different ones are different, which is told sooner so.
-fn mark(name: &str) -> u64 {
-    let (bytes, mut mark) = (name.as_bytes(), [0; 8]);
-    let kept = bytes.len().min(7);
+fn mark(name: &str) -> usize {
+    const LAST: usize = size_of::<usize>() - 1;
+    let (bytes, mut mark) = (name.as_bytes(), [0; LAST + 1]);
+    let kept = bytes.len().min(LAST);
     mark[..kept].copy_from_slice(&bytes[bytes.len() - kept..]);
-    mark[7] = bytes.len().to_le_bytes()[0];
-    u64::from_le_bytes(mark)
+    mark[LAST] = bytes.len().to_le_bytes()[0];
+    usize::from_le_bytes(mark)
 }
 
 impl From<Members> for Map<String, serde_json::Value> {

@@ -11,11 +11,14 @@ use sallyport_domain::decision::{Check, CheckName, CheckOutcome};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 use serde_json::Value;
 
-use super::list_text;
+use super::list_text_in;
+
+/// The checks of a grant fit in, mostly.
+const ROOM: usize = 512;
 
 /// As text.
 pub fn write(checks: &[Check]) -> String {
-    list_text(checks.iter().filter(|check| !check.is_silent()).map(Stored))
+    list_text_in(ROOM, checks.iter().filter(|check| !check.is_silent()).map(Stored))
 }
 
 /// Reads [`write()`] back, without the checks that said nothing. `None`: that is not such a text.
@@ -99,6 +102,7 @@ fn text(part: Option<Value>) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entity::list_text;
 
     #[test]
     fn every_check_reads_as_it_was_written() {

@@ -27,15 +27,21 @@ use std::fmt::Display;
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::role::{BuiltInRole, RoleName, RoleRef};
 use sallyport_domain::scope::Scope;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 
 use crate::error::StoreError;
 
 /// A list as JSON text. What is listed here always has a JSON form.
 pub fn list_text<T: Serialize>(items: impl IntoIterator<Item = T>) -> String {
-    let items: Vec<T> = items.into_iter().collect();
-    serde_json::to_string(&items).unwrap_or_else(|_| "[]".into())
+    list_text_in(128, items)
+}
+
+/// The same, with room for so many bytes from the beginning.
+pub fn list_text_in<T: Serialize>(room: usize, items: impl IntoIterator<Item = T>) -> String {
+    let mut text = Vec::with_capacity(room);
+    let written = serde_json::Serializer::new(&mut text).collect_seq(items).is_ok();
+    String::from_utf8(text).ok().filter(|_| written).unwrap_or_else(|| "[]".into())
 }
 
 /// Roles as JSON text: `viewer`, or `organizations/<id>/roles/<name>`.
