@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::decision::{Check, CheckName, CheckOutcome, Refusal, Terms};
 use crate::identity::Identity;
+use crate::mapping::Mapping;
 use crate::mrn::MrnDomain;
 use crate::principal::ServiceAccount;
 use crate::provider::{Provider, ProviderKind};
@@ -263,12 +264,11 @@ impl Candidate {
         if mappings.is_empty() {
             return Check::skipped(CheckName::Mappings);
         }
+        let wanted = |mapping: &Mapping| [mapping.name(), " = ", mapping.value()].concat();
         match mappings.iter().find(|m| !m.matches(&identity.claims)) {
-            None => Check::passed(CheckName::Mappings)
-                .expected(joined(mappings.iter().map(|m| format!("{} = {}", m.name(), m.value())))),
+            None => Check::passed(CheckName::Mappings).expected(joined(mappings.iter().map(wanted))),
             Some(wrong) => {
-                let check =
-                    Check::failed(CheckName::Mappings).expected(format!("{} = {}", wrong.name(), wrong.value()));
+                let check = Check::failed(CheckName::Mappings).expected(wanted(wrong));
                 match wrong.actual(&identity.claims) {
                     Some(actual) => check.actual(format!("{} = {actual}", wrong.name())),
                     None => check.detail(format!("claim `{}` is not in this token", wrong.name())),

@@ -198,7 +198,7 @@ impl CompiledTrust {
 
 /// The full client ID that clients present: `<name>@<tenant domain>/wfe`.
 pub fn client_id(client_name: &str, tenant_domain: &str) -> String {
-    format!("{client_name}@{tenant_domain}/wfe")
+    [client_name, "@", tenant_domain, "/wfe"].concat()
 }
 
 /// The name part of a client ID: from the full form under our own tenant domain, or a bare name. Client software lower-cases
