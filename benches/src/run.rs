@@ -418,7 +418,8 @@ impl Running<'_> {
 
     async fn overload(&mut self, variant: &Variant) -> Result<Row> {
         // Right before and right after: the same machine gives more in one minute than in the next.
-        let maximum = self.maximum(variant).await?.rate.filter(|rate| *rate > 0.0).context("nothing was granted")?;
+        let before = self.maximum(variant).await?;
+        let maximum = self.known_maximum(variant).await?;
         let requests = self.requests(variant)?;
         let plan = Plan {
             pace: Pace::Open(maximum * 2.0),
@@ -428,7 +429,8 @@ impl Running<'_> {
         let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
         let after = Plan { connections: self.ground.options.connections, pace: Pace::Open(maximum / 2.0), ..plan };
         let (normal, _) = self.exchanges(&variant.name, &requests, after).await?;
-        let maximum_after = self.maximum(variant).await?.rate.unwrap_or_default();
+        let again = self.maximum(variant).await?;
+        let maximum_after = self.known_maximum(variant).await?;
         let refused = u64::try_from(during.refusals.len())?;
         row.note = format!(
             "{:.0}/s due on {} connections; {:.0} % kept of the maxima before and after, {maximum:.0} and {maximum_after:.0}/s; {:.0}/s refused with 429 or 503, p99 {} ms; {} unsent; at half the maximum right afterwards: {:.0}/s, p99 {} ms{}",
@@ -442,7 +444,7 @@ impl Running<'_> {
             shown(normal.p99),
             if row.note.is_empty() { String::new() } else { format!("; {}", row.note) },
         );
-        row.errors += normal.errors;
+        row.errors += before.errors + normal.errors + again.errors;
         Ok(row)
     }
 

@@ -526,7 +526,7 @@ mod tests {
     #[test]
     fn the_most_specific_match_wins_exact_then_conditions_then_age() {
         let mapped = Trust {
-            mappings: [crate::mapping::Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }].into(),
+            mappings: [Mapping { key: "jwt_claims.env".into(), value: Some("prod".into()) }].into(),
             ..trust(3, "team/app/*")
         };
         let all = [

@@ -369,6 +369,8 @@ fn finish(mut response: Response, reference: ExchangeId) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::pipeline::every_refusal;
 
@@ -407,6 +409,19 @@ mod tests {
         let mut form = Form::parse(b"a=&b=x%20y").unwrap();
         assert!(!form.has("a"));
         assert_eq!((form.take("a"), form.take("b").as_deref(), form.take("b")), (None, Some("x y"), None));
+    }
+
+    proptest! {
+        /// What is no text is refused here; the other puts U+FFFD in its place.
+        #[test]
+        fn a_value_reads_as_another_library_reads_it(value in "([a-zé+]|%[0-9a-fA-F]{2}|%c3%a9|%[g-z]?){0,20}") {
+            let pair = format!("n={value}");
+            let (_, other) = form_urlencoded::parse(pair.as_bytes()).next().unwrap();
+            match decoded(&value) {
+                Ok(decoded) => prop_assert_eq!(decoded, other),
+                Err(_) => prop_assert!(other.contains(char::REPLACEMENT_CHARACTER)),
+            }
+        }
     }
 
     #[test]

@@ -179,9 +179,10 @@ struct Words(Option<String>);
 impl Visit for Words {
     fn record_str(&mut self, field: &Field, value: &str) {
         let name = field.name();
-        // A message has no name, and a raw name is written otherwise.
+        // A message has no name, a raw name is written otherwise, and what came from a `log` record not at all.
         let plain = name != "message"
             && !name.contains('#')
+            && !name.starts_with("log.")
             && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
         match &mut self.0 {
             Some(text) if plain => {
@@ -369,7 +370,7 @@ mod tests {
                     span.in_scope(|| tracing::info!("words"));
                     span.record("more", value);
                     span.in_scope(|| tracing::warn!(value, r#type = value, "words {value}"));
-                    tracing::info_span!("of others", value, number = 7, shown = ?value)
+                    tracing::info_span!("of others", value, log.target = value, number = 7, shown = ?value)
                         .in_scope(|| tracing::info!(value));
                 }
                 tracing::info_span!("nothing").in_scope(|| tracing::info!("words"));
