@@ -227,7 +227,7 @@ fn record_of(workload: &Workload, checks: Vec<Check>) -> Result<ExchangeRecord> 
         service_account: Some(account.id),
         issuer: workload.issuer.uri().to_owned(),
         subject: workload.identity()?.subject,
-        source_ip: Some("127.0.0.1".into()),
+        source_ip: Some([127, 0, 0, 1].into()),
         token_hash: [7; 32],
         credential: Some(IssuedCredential {
             id: CredentialId(id),

@@ -137,6 +137,22 @@ impl Outcome {
     pub fn rate(&self) -> f64 {
         per_second(self.granted, self.window)
     }
+
+    /// As if both had been one.
+    pub fn add(&mut self, more: Self) {
+        self.window += more.window;
+        self.granted += more.granted;
+        self.granted_in_all += more.granted_in_all;
+        self.errors += more.errors;
+        self.lost += more.lost;
+        self.unsent += more.unsent;
+        self.references.extend(more.references);
+        self.first_error = self.first_error.take().or(more.first_error);
+        for (latencies, more) in [(&mut self.latencies, more.latencies), (&mut self.refusals, more.refusals)] {
+            latencies.extend(more);
+            latencies.sort_unstable();
+        }
+    }
 }
 
 /// So many in this time, a second.
@@ -385,6 +401,22 @@ async fn work(shared: Arc<Shared>, address: SocketAddr, mut connection: Connecti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_add_up() {
+        let millis = |all: &[u64]| all.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        let round = |granted, latencies: &[u64]| Outcome {
+            window: Duration::from_secs(2),
+            granted,
+            latencies: millis(latencies),
+            ..Outcome::default()
+        };
+        let mut both = round(2, &[1, 9]);
+        both.add(Outcome { errors: 1, first_error: Some("no answer".to_owned()), ..round(1, &[5]) });
+        assert!((both.rate() - 0.75).abs() < 1e-9);
+        assert_eq!((both.latencies, both.errors), (millis(&[1, 5, 9]), 1));
+        assert_eq!(both.first_error.as_deref(), Some("no answer"));
+    }
 
     #[test]
     fn percentiles_are_of_what_was_seen() {

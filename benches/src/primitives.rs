@@ -21,9 +21,9 @@ use sallyport_testkit::Algorithm;
 use crate::tokens::Door;
 
 /// How long each is measured, each time.
-const TIME: Duration = Duration::from_millis(150);
+const TIME: Duration = Duration::from_millis(60);
 /// How long it is tried how many fit between two looks at the clock.
-const TRY: Duration = Duration::from_millis(10);
+const TRY: Duration = Duration::from_millis(5);
 /// Bytes of a token's signing input, about.
 const MESSAGE: usize = 1_300;
 

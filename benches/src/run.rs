@@ -29,8 +29,11 @@ const TOKENS: usize = 32_768;
 const ONCE_AT_MOST: u64 = 20_000;
 /// Before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// In how many parts exchanges are counted, so that what they are held against is measured between them: a machine with neighbours
+/// gives in one second half of what it gives in another.
+const ROUNDS: u32 = 4;
 /// Time counted of `/livez`, each time.
-const LIVEZ: Duration = Duration::from_secs(1);
+const LIVEZ: Duration = Duration::from_millis(500);
 /// How often a start is measured.
 const STARTS: usize = 3;
 /// How long a server is left alone before its idle memory is read.
@@ -76,20 +79,25 @@ pub async fn measure(
         let mut running = ground.start(&first.world).await?;
         if report.least.is_empty() || group.iter().any(Variant::is_exchange) {
             tell("/livez and the primitives");
-            running.limit(report).await?;
+            let row = running.limit().await?;
+            if report.rows.is_empty() {
+                report.rows.push(row);
+            }
         }
         for variant in group {
             tell(&variant.name);
+            // The machine's neighbours come and go: what was possible meanwhile is what was before, between and afterwards.
+            let before = running.least.len().saturating_sub(1);
             let mut row = running.variant(variant).await.with_context(|| variant.name.clone())?;
             if variant.is_exchange() {
-                // The machine's neighbours come and go: what was possible meanwhile is what was before and afterwards.
-                running.limit(report).await?;
-                let around = report.least.iter().rev().take(2);
+                running.limit().await?;
+                let around = running.least[before..].iter();
                 let least = mean(around.map(|least| least.exchange(variant.algorithm, variant.door)));
                 row.limit = Some(1.0 / least.as_secs_f64());
             }
             report.rows.push(row);
         }
+        report.least.append(&mut running.least);
         let (check, holds) = running.check().await?;
         tell(&check);
         report.checks.push(check);
@@ -168,7 +176,7 @@ impl Ground {
             servers: Vec::new(),
             first_start,
             requests: HashMap::new(),
-            maxima: HashMap::new(),
+            least: Vec::new(),
             granted: 0,
             lost: 0,
             errors: 0,
@@ -190,7 +198,8 @@ struct Running<'g> {
     /// How long the very first start took, on an empty database.
     first_start: Duration,
     requests: HashMap<(Algorithm, Door), Arc<Requests>>,
-    maxima: HashMap<(Algorithm, Door), f64>,
+    /// What no exchange could cost less than, as often as it was measured.
+    least: Vec<Least>,
     /// Exchanges granted so far.
     granted: u64,
     /// Exchanges without an answer so far.
@@ -199,13 +208,49 @@ struct Running<'g> {
     references: Vec<String>,
 }
 
-/// What was used up to a moment.
+/// What was used up to a moment, or between two.
 #[derive(Clone, Copy, Default)]
 struct Used {
     servers: Duration,
     load: Duration,
     database: Option<Duration>,
     commits: Commits,
+}
+
+impl Used {
+    fn since(self, before: Self) -> Self {
+        Self {
+            servers: self.servers.saturating_sub(before.servers),
+            load: self.load.saturating_sub(before.load),
+            database: self.database.zip(before.database).map(|(after, before)| after.saturating_sub(before)),
+            commits: Commits {
+                commits: self.commits.commits - before.commits.commits,
+                records: self.commits.records - before.commits.records,
+            },
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.servers += more.servers;
+        self.load += more.load;
+        self.database = self.database.into_iter().chain(more.database).reduce(|one, other| one + other);
+        self.commits.commits += more.commits.commits;
+        self.commits.records += more.commits.records;
+    }
+}
+
+/// What came of requests, and what they used.
+#[derive(Default)]
+struct Seen {
+    outcome: Outcome,
+    used: Used,
+}
+
+impl Seen {
+    fn add(&mut self, more: Self) {
+        self.outcome.add(more.outcome);
+        self.used.add(more.used);
+    }
 }
 
 impl Running<'_> {
@@ -267,49 +312,59 @@ impl Running<'_> {
         Ok(sum)
     }
 
-    /// Sends requests as planned and makes a row of what came of it.
-    async fn row(&mut self, name: &str, requests: &Arc<Requests>, plan: Plan) -> Result<(Row, Outcome)> {
+    /// Sends requests as planned.
+    async fn send(&mut self, requests: &Arc<Requests>, plan: Plan) -> Result<Seen> {
         let this = &*self;
         let (outcome, before, after) = run(&this.addresses(), requests, plan, |mark| this.used(mark)).await?;
+        self.errors += outcome.errors;
+        Ok(Seen { outcome, used: after.since(before) })
+    }
+
+    /// As [`Self::send`], of exchanges, which are counted for the check.
+    async fn exchanges(&mut self, requests: &Arc<Requests>, plan: Plan) -> Result<Seen> {
+        let mut seen = self.send(requests, plan).await?;
+        self.granted += seen.outcome.granted_in_all;
+        self.lost += seen.outcome.lost;
+        self.references.append(&mut seen.outcome.references);
+        Ok(seen)
+    }
+
+    /// As [`Self::exchanges`], for one of the rounds in which they are counted.
+    async fn round(&mut self, variant: &Variant, plan: Plan) -> Result<Seen> {
+        let requests = self.requests(variant)?;
+        self.exchanges(&requests, Plan { window: plan.window / ROUNDS, ..plan }).await
+    }
+
+    /// As [`Self::round`], as fast as the answers come.
+    async fn maximum_now(&mut self, variant: &Variant) -> Result<Seen> {
+        let seen = self.round(variant, self.closed()).await?;
+        ensure!(seen.outcome.granted > 0, "nothing was granted: {}", seen.outcome.first_error.unwrap_or_default());
+        Ok(seen)
+    }
+
+    fn row(&self, name: &str, Seen { outcome, used }: &Seen) -> Result<Row> {
         let cores = |used: Duration| 100.0 * used.as_secs_f64() / outcome.window.as_secs_f64();
-        let servers = after.servers.saturating_sub(before.servers);
-        let records = after.commits.records - before.commits.records;
-        let mut row = Row {
+        let note = match &outcome.first_error {
+            Some(error) => format!("first error: {error}"),
+            None if outcome.refusals.is_empty() => String::new(),
+            None => format!("{} refused with 429 or 503", outcome.refusals.len()),
+        };
+        Ok(Row {
             name: name.to_owned(),
             rate: Some(outcome.rate()),
-            per_core: Some(per_second(outcome.granted, servers)),
+            per_core: Some(per_second(outcome.granted, used.servers)),
+            limit: None,
             p50: percentile(&outcome.latencies, 0.5),
             p99: percentile(&outcome.latencies, 0.99),
             p999: percentile(&outcome.latencies, 0.999),
-            server_cpu: Some(cores(servers)),
-            load_cpu: (!plan.wakeful).then(|| cores(after.load.saturating_sub(before.load))),
-            database_cpu: after
-                .database
-                .zip(before.database)
-                .filter(|_| self.world.engine == Engine::Postgres)
-                .map(|(after, before)| cores(after.saturating_sub(before))),
+            server_cpu: Some(cores(used.servers)),
+            load_cpu: (!self.closed().wakeful).then(|| cores(used.load)),
+            database_cpu: used.database.filter(|_| self.world.engine == Engine::Postgres).map(cores),
             memory: self.memory()?,
-            commits: (records > 0.0).then(|| (after.commits.commits - before.commits.commits) / records),
+            commits: (used.commits.records > 0.0).then(|| used.commits.commits / used.commits.records),
             errors: outcome.errors,
-            ..Row::default()
-        };
-        if let Some(error) = &outcome.first_error {
-            row.note = format!("first error: {error}");
-        }
-        self.errors += outcome.errors;
-        Ok((row, outcome))
-    }
-
-    /// As [`Self::row`], of exchanges, which are counted for the check.
-    async fn exchanges(&mut self, name: &str, requests: &Arc<Requests>, plan: Plan) -> Result<(Row, Outcome)> {
-        let (mut row, mut outcome) = self.row(name, requests, plan).await?;
-        self.granted += outcome.granted_in_all;
-        self.lost += outcome.lost;
-        self.references.append(&mut outcome.references);
-        if !outcome.refusals.is_empty() && row.note.is_empty() {
-            row.note = format!("{} refused with 429 or 503", outcome.refusals.len());
-        }
-        Ok((row, outcome))
+            note,
+        })
     }
 
     fn memory(&self) -> Result<Option<u64>> {
@@ -329,23 +384,15 @@ impl Running<'_> {
         }
     }
 
-    /// Measures what no exchange can cost less than, just now.
-    async fn limit(&mut self, report: &mut Report) -> Result<()> {
+    /// Measures what no exchange can cost less than, just now. Answers what was seen of the cheapest request there is, which
+    /// says what HTTP costs here, client and middleware included.
+    async fn limit(&mut self) -> Result<Row> {
         let primitives = Primitives::measure()?;
-        let (row, livez) = self.livez().await?;
-        if report.least.is_empty() {
-            report.rows.push(row);
-        }
-        report.least.push(Least { primitives, livez });
-        Ok(())
-    }
-
-    /// The cheapest request there is: what HTTP costs here, client and middleware included.
-    async fn livez(&mut self) -> Result<(Row, Duration)> {
-        let plan = Plan { window: LIVEZ, ..self.closed() };
-        let (row, _) = self.row("/livez", &livez(), plan).await?;
+        let seen = self.send(&livez(), Plan { window: LIVEZ, ..self.closed() }).await?;
+        let row = self.row("/livez", &seen)?;
         let per_core = row.per_core.filter(|rate| *rate > 0.0).context("/livez was never answered")?;
-        Ok((row, Duration::from_secs_f64(1.0 / per_core)))
+        self.least.push(Least { primitives, livez: Duration::from_secs_f64(1.0 / per_core) });
+        Ok(row)
     }
 
     async fn variant(&mut self, variant: &Variant) -> Result<Row> {
@@ -378,32 +425,35 @@ impl Running<'_> {
     }
 
     async fn maximum(&mut self, variant: &Variant) -> Result<Row> {
-        let (requests, plan) = (self.requests(variant)?, self.closed());
-        let (row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
-        self.maxima.insert((variant.algorithm, variant.door), outcome.rate());
-        Ok(row)
-    }
-
-    /// The maximum here, measured first where no variant before this one did.
-    async fn known_maximum(&mut self, variant: &Variant) -> Result<f64> {
-        let kind = (variant.algorithm, variant.door);
-        if !self.maxima.contains_key(&kind) {
-            self.maximum(variant).await?;
+        let mut seen = Seen::default();
+        for round in 0..ROUNDS {
+            if round > 0 {
+                self.limit().await?;
+            }
+            seen.add(self.maximum_now(variant).await?);
         }
-        self.maxima.get(&kind).copied().filter(|rate| *rate > 0.0).context("nothing was granted")
+        self.row(&variant.name, &seen)
     }
 
     async fn half(&mut self, variant: &Variant) -> Result<Row> {
-        let rate = self.known_maximum(variant).await? / 2.0;
-        let (requests, plan) = (self.requests(variant)?, Plan { pace: Pace::Open(rate), ..self.closed() });
-        let (mut row, outcome) = self.exchanges(&variant.name, &requests, plan).await?;
+        let (mut maxima, mut seen) = (Seen::default(), Seen::default());
+        for _ in 0..ROUNDS {
+            let maximum = self.maximum_now(variant).await?;
+            let plan = Plan { pace: Pace::Open(maximum.outcome.rate() / 2.0), ..self.closed() };
+            maxima.add(maximum);
+            seen.add(self.round(variant, plan).await?);
+        }
+        let mut row = self.row(&variant.name, &seen)?;
         // What the machine, its other work and the load itself make of the cheapest request, at the same rate; and what the disk does.
-        let (least, _) = self.row("/livez", &livez(), plan).await?;
+        let rate = maxima.outcome.rate() / 2.0;
+        let plan = Plan { pace: Pace::Open(rate), ..self.closed() };
+        let least = self.send(&livez(), plan).await?;
+        let least = self.row("/livez", &least)?;
         let disk = disk(plan.window)?;
         if row.note.is_empty() {
             row.note = format!(
                 "{rate:.0}/s due, {} of them unsent; of /livez at that rate p50 {} ms, p99 {} ms, p99.9 {} ms; of the disk alone p50 {} ms, p99 {} ms, p99.9 {} ms, longest {} ms",
-                outcome.unsent,
+                seen.outcome.unsent,
                 shown(least.p50),
                 shown(least.p99),
                 shown(least.p999),
@@ -417,34 +467,32 @@ impl Running<'_> {
     }
 
     async fn overload(&mut self, variant: &Variant) -> Result<Row> {
-        // Right before and right after: the same machine gives more in one minute than in the next.
-        let before = self.maximum(variant).await?;
-        let maximum = self.known_maximum(variant).await?;
-        let requests = self.requests(variant)?;
-        let plan = Plan {
-            pace: Pace::Open(maximum * 2.0),
-            connections: self.ground.options.overload_connections,
-            ..self.closed()
-        };
-        let (mut row, during) = self.exchanges(&variant.name, &requests, plan).await?;
-        let after = Plan { connections: self.ground.options.connections, pace: Pace::Open(maximum / 2.0), ..plan };
-        let (normal, _) = self.exchanges(&variant.name, &requests, after).await?;
-        let again = self.maximum(variant).await?;
-        let maximum_after = self.known_maximum(variant).await?;
-        let refused = u64::try_from(during.refusals.len())?;
+        // In turn with the maximum: the same machine gives more in one second than in the next.
+        let connections = self.ground.options.overload_connections;
+        let (mut maxima, mut during) = (Seen::default(), Seen::default());
+        for _ in 0..ROUNDS {
+            let maximum = self.maximum_now(variant).await?;
+            let plan = Plan { pace: Pace::Open(maximum.outcome.rate() * 2.0), connections, ..self.closed() };
+            maxima.add(maximum);
+            during.add(self.round(variant, plan).await?);
+        }
+        let plan = Plan { pace: Pace::Open(maxima.outcome.rate() / 2.0), ..self.closed() };
+        let normal = self.round(variant, plan).await?;
+        maxima.add(self.maximum_now(variant).await?);
+        let mut row = self.row(&variant.name, &during)?;
+        let (maximum, refused) = (maxima.outcome.rate(), u64::try_from(during.outcome.refusals.len())?);
         row.note = format!(
-            "{:.0}/s due on {} connections; {:.0} % kept of the maxima before and after, {maximum:.0} and {maximum_after:.0}/s; {:.0}/s refused with 429 or 503, p99 {} ms; {} unsent; at half the maximum right afterwards: {:.0}/s, p99 {} ms{}",
+            "{:.0}/s due on {connections} connections; {:.0} % kept of the maxima in turn with it, {maximum:.0}/s; {:.0}/s refused with 429 or 503, p99 {} ms; {} unsent; at half the maximum right afterwards: {:.0}/s, p99 {} ms{}",
             maximum * 2.0,
-            plan.connections,
-            200.0 * during.rate() / (maximum + maximum_after),
-            per_second(refused, during.window),
-            shown(percentile(&during.refusals, 0.99)),
-            during.unsent,
-            normal.rate.unwrap_or_default(),
-            shown(normal.p99),
-            if row.note.is_empty() { String::new() } else { format!("; {}", row.note) },
+            100.0 * during.outcome.rate() / maximum,
+            per_second(refused, during.outcome.window),
+            shown(percentile(&during.outcome.refusals, 0.99)),
+            during.outcome.unsent,
+            normal.outcome.rate(),
+            shown(percentile(&normal.outcome.latencies, 0.99)),
+            during.outcome.first_error.map_or_else(String::new, |error| format!("; first error: {error}")),
         );
-        row.errors += before.errors + normal.errors + again.errors;
+        row.errors += maxima.outcome.errors + normal.outcome.errors;
         Ok(row)
     }
 
@@ -452,7 +500,8 @@ impl Running<'_> {
         let plan = Plan { once: true, ..self.closed() };
         let count = ONCE_AT_MOST * (plan.warm_up + plan.window).as_secs().max(1);
         let requests = self.make(variant, usize::try_from(count)?)?;
-        Ok(self.exchanges(&variant.name, &requests, plan).await?.0)
+        let seen = self.exchanges(&requests, plan).await?;
+        self.row(&variant.name, &seen)
     }
 
     /// The providers must be as many as the bindings.
@@ -464,7 +513,8 @@ impl Running<'_> {
         let (requests, fetches) = (self.make(variant, count)?, self.ground.issuer.jwks_fetches());
         let (warm_up, window) = (Duration::ZERO, Duration::from_secs(60));
         let plan = Plan { warm_up, window, once: true, ..self.closed() };
-        let (mut row, _) = self.exchanges(&variant.name, &requests, plan).await?;
+        let seen = self.exchanges(&requests, plan).await?;
+        let mut row = self.row(&variant.name, &seen)?;
         let fetches = self.ground.issuer.jwks_fetches() - fetches;
         row.note = format!("{count} providers, each for the first time; {fetches} key sets fetched");
         Ok(row)
@@ -489,7 +539,8 @@ impl Running<'_> {
         let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
         requests.push(&graphql_request(address, OWNER, LIST, &variables));
         let plan = Plan { connections: 1, ..self.closed() };
-        let (mut row, _) = self.row(&variant.name, &Arc::new(requests), plan).await?;
+        let seen = self.send(&Arc::new(requests), plan).await?;
+        let mut row = self.row(&variant.name, &seen)?;
         if row.note.is_empty() {
             row.note = format!("one request at a time, {} bindings before the page", pages * 1_000);
         }

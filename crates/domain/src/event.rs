@@ -122,8 +122,8 @@ fn exchange(record: &ExchangeRecord, installation: &Installation) -> Value {
         without_nulls(json!({ "name": subject, "uid": account, "type": "Service", "type_id": SERVICE })),
     );
     put(&mut event, "service", json!({ "name": "Sallyport", "uid": trust.as_deref().unwrap_or(&scope) }));
-    if let Some(ip) = &record.source_ip {
-        put(&mut event, "src_endpoint", json!({ "ip": ip }));
+    if let Some(ip) = record.source_ip {
+        put(&mut event, "src_endpoint", json!({ "ip": ip.to_string() }));
     }
     let (protocol_id, protocol) = match record.protocol {
         Protocol::Oauth => (6, "OAUTH 2.0"),

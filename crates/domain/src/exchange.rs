@@ -1,5 +1,7 @@
 //! The exchange record: one attempt, granted or refused, with a reference.
 
+use std::net::IpAddr;
+
 use crate::clock::Timestamp;
 use crate::decision::Check;
 use crate::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
@@ -57,7 +59,7 @@ pub struct ExchangeRecord {
     /// The subject presented; empty when it could not be read.
     pub subject: String,
     /// Where the request came from.
-    pub source_ip: Option<String>,
+    pub source_ip: Option<IpAddr>,
     /// SHA-256 of the subject token.
     pub token_hash: [u8; 32],
     /// The credential, for grants.

@@ -56,41 +56,47 @@ impl Overload {
         self.late.store(late, Ordering::Relaxed);
     }
 
-    fn is_overloaded(&self) -> bool {
-        self.late.load(Ordering::Relaxed) >= TURNS
-    }
-
-    /// The answer to an exchange that there is no time for: a 503 that costs next to nothing, without a reference, for it has
-    /// become no attempt. `None`: go on.
-    ///
-    /// `waiting` wait to be recorded.
-    pub fn refuse(&self, door: Protocol, headers: &HeaderMap, waiting: usize) -> Option<Response> {
-        if !self.is_overloaded() && waiting <= WAITING {
-            return None;
-        }
-        REFUSED.increment(1);
-        let answer = match door {
-            Protocol::Oauth => &ANSWERS.oauth,
-            Protocol::Rpc => &ANSWERS.rpc[Encoding::of_response(headers) as usize],
-        };
-        Some(answer.response())
+    /// Whether an exchange that comes now is one too many, where so many wait to be recorded.
+    pub fn is_full(&self, waiting: usize) -> bool {
+        self.late.load(Ordering::Relaxed) >= TURNS || waiting > WAITING
     }
 }
 
-static ANSWERS: LazyLock<Answers> = LazyLock::new(|| {
-    const WORDS: &str = "there is more to do than can be done just now; try again in a second";
-    Answers {
-        oauth: Prepared::of(oauth::unavailable(WORDS)),
-        rpc: Encoding::ALL.map(|encoding| Prepared::of(rpc::unavailable(encoding, WORDS))),
-    }
-});
-
-struct Answers {
+/// The answers to exchanges that there is no time for: a 503 that costs next to nothing, without a reference, for it has become no
+/// attempt.
+#[derive(Debug)]
+pub struct Refusals {
     oauth: Prepared,
     rpc: [Prepared; 2],
 }
 
-/// What is the same in each such answer, put together once.
+impl Refusals {
+    /// Puts them together, once. What every other answer passes on its way out, `finish` is to do to them.
+    pub fn new(finish: impl Fn(&mut Response)) -> Self {
+        const WORDS: &str = "there is more to do than can be done just now; try again in a second";
+        let prepared = |mut response: Response| {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            finish(&mut response);
+            Prepared::of(response)
+        };
+        Self {
+            oauth: prepared(oauth::unavailable(WORDS)),
+            rpc: Encoding::ALL.map(|encoding| prepared(rpc::unavailable(encoding, WORDS))),
+        }
+    }
+
+    /// Refuses an exchange of these headers, and counts it.
+    pub fn refuse(&self, door: Protocol, headers: &HeaderMap) -> Response {
+        REFUSED.increment(1);
+        match door {
+            Protocol::Oauth => self.oauth.response(),
+            Protocol::Rpc => self.rpc[Encoding::of_response(headers) as usize].response(),
+        }
+    }
+}
+
+/// What is the same in each such answer.
+#[derive(Debug)]
 struct Prepared {
     status: StatusCode,
     headers: HeaderMap,
@@ -99,20 +105,16 @@ struct Prepared {
 
 impl Prepared {
     fn of(response: Response) -> Self {
-        let (mut parts, body) = response.into_parts();
-        parts.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let (parts, body) = response.into_parts();
         // It is all there, so there is nothing to wait for.
         let body = to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
         Self { status: parts.status, headers: parts.headers, body }
     }
 
     fn response(&self) -> Response {
-        // With room for what every answer bears.
-        let mut headers = HeaderMap::with_capacity(16);
-        headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut response = Response::new(self.body.clone().into());
         *response.status_mut() = self.status;
-        *response.headers_mut() = headers;
+        *response.headers_mut() = self.headers.clone();
         response
     }
 }
@@ -126,7 +128,7 @@ mod tests {
         let overload = Overload::default();
         let after = |millis| {
             overload.saw(Duration::from_millis(millis));
-            overload.is_overloaded()
+            overload.is_full(0)
         };
         assert_eq!(
             [0, 100, 3_000, 1, 101, 500, 101, 100].map(after),
@@ -135,20 +137,28 @@ mod tests {
     }
 
     #[test]
-    fn both_causes_refuse_and_each_client_can_read_it() {
-        let (overload, headers) = (Overload::default(), HeaderMap::new());
-        assert!(overload.refuse(Protocol::Oauth, &headers, WAITING).is_none());
-        assert!(overload.refuse(Protocol::Oauth, &headers, WAITING + 1).is_some());
+    fn both_causes_refuse() {
+        let overload = Overload::default();
+        assert_eq!([0, WAITING, WAITING + 1].map(|waiting| overload.is_full(waiting)), [false, false, true]);
         overload.late.store(TURNS, Ordering::Relaxed);
+        assert!(overload.is_full(0));
+    }
+
+    #[test]
+    fn each_client_can_read_its_refusal() {
+        const FINISHED: &str = "x-finished";
+        let refusals = Refusals::new(|response| {
+            response.headers_mut().insert(FINISHED, HeaderValue::from_static("yes"));
+        });
         for door in Protocol::ALL {
-            let response = overload.refuse(door, &headers, 0).unwrap();
+            let response = refusals.refuse(door, &HeaderMap::new());
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+            assert_eq!([header::RETRY_AFTER.as_str(), FINISHED].map(|name| &response.headers()[name]), ["1", "yes"]);
             let json = to_bytes(response.into_body(), 1_024).now_or_never().unwrap().unwrap();
             assert!(String::from_utf8_lossy(&json).contains("try again in a second"));
         }
         let protobuf = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static("application/protobuf"))]);
-        let response = overload.refuse(Protocol::Rpc, &protobuf, 0).unwrap();
+        let response = refusals.refuse(Protocol::Rpc, &protobuf);
         assert_eq!(
             response.headers()[header::CONTENT_TYPE],
             rpc::unavailable(Encoding::Protobuf, "").headers()[header::CONTENT_TYPE]

@@ -596,7 +596,7 @@ impl Run<'_> {
             service_account: None,
             issuer: candidate.provider.issuer.as_str().to_owned(),
             subject: identity.map(|identity| identity.subject.clone()).unwrap_or_default(),
-            source_ip: self.attempt.source_ip.map(|ip| ip.to_string()),
+            source_ip: self.attempt.source_ip,
             token_hash,
             credential: None,
             checks: completed(checks),

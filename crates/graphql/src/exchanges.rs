@@ -118,7 +118,7 @@ impl Exchange {
                 .map(|id| mrns.format(&Resource::ServiceAccount(row.scope.clone(), id))),
             issuer_uri: row.issuer.clone(),
             subject: Some(row.subject.clone()).filter(|subject| !subject.is_empty()),
-            source_ip: row.source_ip.clone(),
+            source_ip: row.source_ip.map(|ip| ip.to_string()),
             credential_mrn: row
                 .service_account
                 .zip(credential)

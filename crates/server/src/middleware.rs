@@ -20,6 +20,7 @@ use futures::future::{BoxFuture, Either};
 use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
 use sallyport_domain::exchange::Protocol;
+use sallyport_gateway::overload::Refusals;
 use sallyport_gateway::{Services, Unfinished, routes};
 use tower::Service;
 use tracing::Instrument;
@@ -27,6 +28,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// The header of the request's id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// In place of an id that cannot be told.
+const NO_ID: HeaderValue = HeaderValue::from_static("none");
 
 /// Longest time for one request, from its first byte to its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -41,7 +44,10 @@ pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Front {
 /// router's way: they are refused before everything else while there is more to do than can be done, and else go straight
 /// to their door.
 pub(crate) fn wrap_gateway(routes: Router, services: Arc<Services>) -> Front {
-    Front { doors: Some(Arc::clone(&services)), ..wrap(routes, services) }
+    // Its id is each one's own, and put in this one's place.
+    let refusals = Refusals::new(|response| mark(response, NO_ID));
+    let doors = Doors { services: Arc::clone(&services), refusals };
+    Front { doors: Some(Arc::new(doors)), ..wrap(routes, services) }
 }
 
 /// Of exchanges, looked up once: the recorder of metrics is installed before the first request, and stays.
@@ -64,8 +70,13 @@ struct Counted {
 #[derive(Clone)]
 pub(crate) struct Front {
     routes: Router,
-    /// For the doors of exchanges, where there are any.
-    doors: Option<Arc<Services>>,
+    /// The doors of exchanges, where there are any.
+    doors: Option<Arc<Doors>>,
+}
+
+struct Doors {
+    services: Arc<Services>,
+    refusals: Refusals,
 }
 
 impl<B> Service<http::Request<B>> for Front
@@ -86,12 +97,14 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let Some((services, door)) = self.doors.as_ref().and_then(|services| Some((services, routes::door(&request)?)))
+        let Some((Doors { services, refusals }, door)) =
+            self.doors.as_deref().and_then(|doors| Some((doors, routes::door(&request)?)))
         else {
             return Either::Right(Either::Right(self.routes.call(request)));
         };
-        if let Some(mut response) = services.overload.refuse(door, request.headers(), services.recorder.waiting()) {
-            mark(&mut response, identify(services, request.headers()));
+        if services.overload.is_full(services.recorder.waiting()) {
+            let mut response = refusals.refuse(door, request.headers());
+            response.headers_mut().insert(REQUEST_ID, identify(services, request.headers()));
             EXCHANGES[door as usize].refused.increment(1);
             return Either::Left(ready(Ok(response)));
         }
@@ -184,7 +197,7 @@ fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
     given.cloned().unwrap_or_else(|| {
         // A UUID is always a valid header value.
         let id = Bytes::from(services.new_id().to_string());
-        HeaderValue::from_maybe_shared(id).unwrap_or_else(|_| HeaderValue::from_static("none"))
+        HeaderValue::from_maybe_shared(id).unwrap_or(NO_ID)
     })
 }
 

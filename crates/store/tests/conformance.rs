@@ -912,7 +912,7 @@ fn a_grant(trust: &Trust) -> ExchangeRecord {
         service_account: Some(trust.service_account),
         issuer: "https://issuer.example".into(),
         subject: "subject".into(),
-        source_ip: Some("203.0.113.7".into()),
+        source_ip: Some([203, 0, 113, 7].into()),
         token_hash: random_hash(),
         credential: Some(IssuedCredential {
             id: CredentialId(id),

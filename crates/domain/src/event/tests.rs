@@ -45,7 +45,7 @@ fn refused() -> ExchangeRecord {
         service_account: None,
         issuer: "https://token.actions.githubusercontent.com".into(),
         subject: "repo:mallory/shop:ref:refs/heads/main".into(),
-        source_ip: Some("203.0.113.7".into()),
+        source_ip: Some([203, 0, 113, 7].into()),
         token_hash: [0xAB; 32],
         credential: None,
         checks,

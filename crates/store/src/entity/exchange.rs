@@ -63,7 +63,7 @@ impl Model {
             Column::ServiceAccountId => record.service_account.map(|id| id.0).into(),
             Column::Issuer => recorded(&record.issuer).into_owned().into(),
             Column::Subject => recorded(&record.subject).into_owned().into(),
-            Column::SourceIp => record.source_ip.clone().into(),
+            Column::SourceIp => record.source_ip.map(|ip| ip.to_string()).into(),
             Column::TokenHash => record.token_hash.to_vec().into(),
             Column::Checks => checks::write(&record.checks).into(),
             Column::CredentialKind => credential.map(|c| c.kind.name()).into(),
@@ -76,7 +76,7 @@ impl Model {
     /// The record, without its replay key: that is kept elsewhere, and not for long.
     pub fn read(self) -> Result<ExchangeRecord, StoreError> {
         let protocol = Protocol::ALL.into_iter().find(|p| p.name() == self.protocol);
-        let organization = self.organization.as_deref();
+        let (organization, source_ip) = (self.organization.as_deref(), self.source_ip.as_deref());
         Ok(ExchangeRecord {
             id: ExchangeId(self.id),
             time: Timestamp::from_micros(self.time),
@@ -93,7 +93,7 @@ impl Model {
             service_account: self.service_account_id.map(ServiceAccountId),
             issuer: self.issuer.clone(),
             subject: self.subject.clone(),
-            source_ip: self.source_ip.clone(),
+            source_ip: source_ip.map(|ip| ROW.part(self.id, "source_ip", ip.parse().ok())).transpose()?,
             token_hash: ROW.part(self.id, "token_hash", self.token_hash.as_slice().try_into().ok())?,
             credential: self.credential()?,
             checks: completed(ROW.part(self.id, "checks", checks::read(&self.checks))?),
