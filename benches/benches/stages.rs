@@ -120,9 +120,9 @@ fn decode(criterion: &mut Criterion, workload: &Workload) -> Result<()> {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Bytes(token.len() as u64));
     group.bench_function("token", |bencher| bencher.iter(|| UnverifiedJwt::parse(black_box(token))));
-    let claims = serde_json::to_vec(&serde_json::Value::from(workload.identity()?.claims.clone()))?;
+    let claims = serde_json::to_vec(&serde_json::Value::from(&workload.identity()?.claims))?;
     group.throughput(Throughput::Bytes(claims.len() as u64));
-    group.bench_function("claims", |bencher| bencher.iter(|| Claims::parse(black_box(&claims))));
+    group.bench_function("claims", |bencher| bencher.iter(|| Claims::parse(black_box(claims.as_slice()))));
     group.finish();
     Ok(())
 }
@@ -169,20 +169,20 @@ fn mint(criterion: &mut Criterion) -> Result<()> {
     let (ring, now) = (ring()?, SystemClock.now());
     let (id, request) = (uuid_v7(now, &SystemEntropy), key_pair_request(now));
     let claims = AccessTokenClaims {
-        iss: format!("http://{TENANT}"),
-        sub: format!("//agents.api.mondoo.app/spaces/bench-space-0/serviceaccounts/{id}"),
-        aud: format!("http://{TENANT}"),
-        client_id: format!("bench-otter-0@{TENANT}/wfe"),
+        iss: format!("http://{TENANT}").into(),
+        sub: format!("//agents.api.mondoo.app/spaces/bench-space-0/serviceaccounts/{id}").into(),
+        aud: format!("http://{TENANT}").into(),
+        client_id: format!("bench-otter-0@{TENANT}/wfe").into(),
         scope: "agent".into(),
         iat: now.seconds(),
         exp: now.seconds() + 3_600,
         jti: CredentialId(id),
-        roles: vec!["//iam.api.mondoo.app/roles/agent".into()],
+        roles: vec!["//iam.api.mondoo.app/roles/agent".into()].into(),
         wif: WifClaims {
             issuer: "https://token.actions.githubusercontent.com".into(),
             subject: "repo:acme/repo-0:ref:refs/heads/main".into(),
-            provider: format!("//iam.api.mondoo.app/spaces/bench-space-0/wifproviders/{id}"),
-            trust: format!("//iam.api.mondoo.app/spaces/bench-space-0/wiftrusts/{id}"),
+            provider: format!("//iam.api.mondoo.app/spaces/bench-space-0/wifproviders/{id}").into(),
+            trust: format!("//iam.api.mondoo.app/spaces/bench-space-0/wiftrusts/{id}").into(),
         },
         c1wfc: [].into(),
     };

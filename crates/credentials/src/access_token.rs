@@ -1,5 +1,6 @@
 //! Access tokens: JWTs of type `at+jwt` (RFC 9068), signed with Ed25519 (RFC 8037), for our own API and nobody else's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use sallyport_domain::claims::Claims;
@@ -14,17 +15,17 @@ use crate::token::{Compact, TokenError, assemble, check_times};
 
 /// What an access token says (RFC 9068 section 2.2); the members bear their names on the wire.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct AccessTokenClaims {
+pub struct AccessTokenClaims<'c> {
     /// Issuer: the public URL.
-    pub iss: String,
+    pub iss: Cow<'c, str>,
     /// Subject: the service account's MRN.
-    pub sub: String,
+    pub sub: Cow<'c, str>,
     /// Audience: the public URL, nothing else.
-    pub aud: String,
+    pub aud: Cow<'c, str>,
     /// Client ID of the trust that granted it.
-    pub client_id: String,
+    pub client_id: Cow<'c, str>,
     /// Names of the effective roles, separated by spaces.
-    pub scope: String,
+    pub scope: Cow<'c, str>,
     /// When it was made, in seconds since 1970.
     pub iat: i64,
     /// From when it is no longer accepted, in seconds since 1970.
@@ -32,9 +33,9 @@ pub struct AccessTokenClaims {
     /// Its id; the last part of the credential's MRN.
     pub jti: CredentialId,
     /// MRNs of the effective roles.
-    pub roles: Vec<String>,
+    pub roles: Cow<'c, [String]>,
     /// Whom it was exchanged for.
-    pub wif: WifClaims,
+    pub wif: WifClaims<'c>,
     /// Claims passed through from the subject token; left out when there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub c1wfc: BTreeMap<String, String>,
@@ -42,15 +43,15 @@ pub struct AccessTokenClaims {
 
 /// The workload behind an access token.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct WifClaims {
+pub struct WifClaims<'c> {
     /// Issuer of the subject token.
-    pub issuer: String,
+    pub issuer: Cow<'c, str>,
     /// Subject of the subject token.
-    pub subject: String,
+    pub subject: Cow<'c, str>,
     /// MRN of the provider that verified it.
-    pub provider: String,
+    pub provider: Cow<'c, str>,
     /// MRN of the trust that accepted it.
-    pub trust: String,
+    pub trust: Cow<'c, str>,
 }
 
 impl KeyRing {
@@ -59,7 +60,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError::NoSigningKey`] before the first key exists; [`KeyError::TooLarge`] when the claims make a token longer
     /// than [`crate::token::TOKEN_MAX`], which we would refuse ourselves.
-    pub fn sign_access_token(&self, claims: &AccessTokenClaims) -> Result<String, KeyError> {
+    pub fn sign_access_token(&self, claims: &AccessTokenClaims<'_>) -> Result<String, KeyError> {
         let signer = self.access_signer.as_ref().ok_or(KeyError::NoSigningKey(Purpose::AccessToken))?;
         assemble(&signer.header, claims, |input| {
             signer.key.try_sign(input).map_err(|_| KeyError::Signing(Purpose::AccessToken))
@@ -77,7 +78,7 @@ impl KeyRing {
         token: &str,
         issuer: &str,
         now: Timestamp,
-    ) -> Result<AccessTokenClaims, TokenError> {
+    ) -> Result<AccessTokenClaims<'static>, TokenError> {
         let compact = Compact::split(token)?;
         if !compact.is_type("at+jwt") {
             return Err(TokenError::Type);
@@ -88,7 +89,7 @@ impl KeyRing {
         compact.only_our_header()?;
         let key = self.access_keys.get(compact.text("kid")).ok_or(TokenError::UnknownKey)?;
         key.verify_sig(compact.signing_input.as_bytes(), &compact.signature).map_err(|_| TokenError::Signature)?;
-        let claims: AccessTokenClaims = typed(&compact.payload)?;
+        let claims: AccessTokenClaims<'static> = typed(&compact.payload)?;
         if claims.iss != issuer {
             return Err(TokenError::Issuer);
         }
@@ -104,7 +105,7 @@ impl KeyRing {
 pub(crate) fn typed<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, TokenError> {
     let claims = Claims::parse(payload).map_err(TokenError::Payload)?;
     // The reason is dropped: serde's words can repeat values.
-    serde_json::from_value(Value::from(claims))
+    serde_json::from_value(Value::from(&claims))
         .map_err(|_| TokenError::Malformed("a claim is missing or has the wrong type"))
 }
 
@@ -121,7 +122,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn verify(token: &str) -> Result<AccessTokenClaims, TokenError> {
+    fn verify(token: &str) -> Result<AccessTokenClaims<'static>, TokenError> {
         installation().ring.verify_access_token(token, ISSUER, NOW)
     }
 
@@ -346,9 +347,9 @@ mod tests {
         let ring = &installation().ring;
         let claims = access_claims();
         let id = IdTokenClaims {
-            iss: claims.iss.clone(),
-            sub: claims.sub.clone(),
-            aud: claims.aud.clone(),
+            iss: claims.iss.clone().into_owned(),
+            sub: claims.sub.clone().into_owned(),
+            aud: claims.aud.clone().into_owned(),
             iat: claims.iat,
             exp: claims.exp,
             jti: claims.jti,

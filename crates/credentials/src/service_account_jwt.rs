@@ -85,7 +85,7 @@ impl<'t> UnverifiedServiceAccountJwt<'t> {
         UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, public_key_sec1)
             .verify(self.compact.signing_input.as_bytes(), &self.compact.signature)
             .map_err(|_| TokenError::Signature)?;
-        let claims = Claims::parse(&self.compact.payload).map_err(TokenError::Payload)?;
+        let claims = Claims::parse(self.compact.payload.as_slice()).map_err(TokenError::Payload)?;
         if claims.text("sub").map_err(TokenError::Payload)? != Some(&self.key_id) {
             return Err(TokenError::SubjectIsNotKey);
         }

@@ -66,7 +66,7 @@ pub(crate) fn forge<S: AsRef<[u8]>>(header: &str, payload: &str, sign: impl FnOn
     format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-pub(crate) fn access_claims() -> AccessTokenClaims {
+pub(crate) fn access_claims() -> AccessTokenClaims<'static> {
     AccessTokenClaims {
         iss: ISSUER.into(),
         sub: ACCOUNT.into(),
@@ -76,7 +76,7 @@ pub(crate) fn access_claims() -> AccessTokenClaims {
         iat: NOW.seconds(),
         exp: NOW.seconds() + 3_600,
         jti: CredentialId(Uuid::from_u128(7)),
-        roles: vec!["//iam.api.mondoo.app/roles/agent".into(), "//iam.api.mondoo.app/roles/viewer".into()],
+        roles: vec!["//iam.api.mondoo.app/roles/agent".into(), "//iam.api.mondoo.app/roles/viewer".into()].into(),
         wif: WifClaims {
             issuer: "https://token.actions.githubusercontent.com".into(),
             subject: "repo:acme/app:ref:refs/heads/main".into(),

@@ -5,11 +5,13 @@
 
 mod value;
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
+use self_cell::self_cell;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number};
-use smol_str::SmolStr;
 
 pub use value::{Members, Value};
 
@@ -22,10 +24,38 @@ pub const ARRAY_MAX: usize = 1_000;
 
 /// The claims with a meaning of their own (RFC 7519 section 4.1); no other member may spell one in another case.
 pub const REGISTERED: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"];
+/// The length of each of them.
+const REGISTERED_LENGTH: usize = 3;
 
 /// A JSON object that passed the strict parser.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Claims(Members);
+#[derive(Clone)]
+pub struct Claims(Arc<Document>);
+
+self_cell! {
+    struct Document {
+        owner: String,
+        #[covariant]
+        dependent: Members,
+    }
+}
+
+impl Default for Claims {
+    fn default() -> Self {
+        Self(Arc::new(Document::new(String::new(), |_| Members::default())))
+    }
+}
+
+impl PartialEq for Claims {
+    fn eq(&self, other: &Self) -> bool {
+        self.members() == other.members()
+    }
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claims").field(self.members()).finish()
+    }
+}
 
 /// Why bytes are not acceptable claims. Tells a caller about its own token only.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -38,27 +68,31 @@ impl Claims {
     /// # Errors
     /// When the bytes are not one JSON object in UTF-8, hold a member twice, hold a case twin of a registered claim,
     /// nest deeper than [`DEPTH_MAX`] or hold an array longer than [`ARRAY_MAX`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, ClaimsError> {
-        let object = parse_members(bytes, DEPTH_MAX, ARRAY_MAX)?;
-        for name in object.keys() {
-            if let Some(twin) = twin(name) {
-                return Err(ClaimsError(format!(
-                    "the member '{}' differs from '{twin}' only by case",
-                    printable(name)
-                )));
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, ClaimsError> {
+        let text = String::from_utf8(bytes.into()).map_err(|_| not_utf8())?;
+        let document = Document::try_new(text, |text| {
+            let members = members_of(text, DEPTH_MAX, ARRAY_MAX)?;
+            for name in members.keys() {
+                if let Some(twin) = twin(name) {
+                    return Err(ClaimsError(format!(
+                        "the member '{}' differs from '{twin}' only by case",
+                        printable(name)
+                    )));
+                }
             }
-        }
-        Ok(Self(object))
+            Ok(members)
+        })?;
+        Ok(Self(Arc::new(document)))
     }
 
     /// The members, in document order.
-    pub const fn members(&self) -> &Members {
-        &self.0
+    pub fn members(&self) -> &Members<'_> {
+        self.0.borrow_dependent()
     }
 
     /// One top-level member.
-    pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+    pub fn get(&self, name: &str) -> Option<&Value<'_>> {
+        self.members().get(name)
     }
 
     /// A member as a non-empty string; `Ok(None)` when absent.
@@ -105,9 +139,9 @@ impl Claims {
     }
 }
 
-impl From<Claims> for serde_json::Value {
-    fn from(claims: Claims) -> Self {
-        Self::Object(claims.0.into())
+impl From<&Claims> for serde_json::Value {
+    fn from(claims: &Claims) -> Self {
+        Self::Object(claims.members().into())
     }
 }
 
@@ -116,7 +150,7 @@ impl From<Claims> for serde_json::Value {
 /// # Errors
 /// The same.
 pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<String, serde_json::Value>, ClaimsError> {
-    parse_members(bytes, depth, array).map(Into::into)
+    parse_members(bytes, depth, array).map(|members| (&members).into())
 }
 
 /// Parses exactly one JSON object: no duplicate members, at most `depth` levels, arrays of at most `array` elements,
@@ -124,11 +158,14 @@ pub fn parse_object(bytes: &[u8], depth: usize, array: usize) -> Result<Map<Stri
 ///
 /// # Errors
 /// Says what is wrong, without repeating the document.
-pub fn parse_members(bytes: &[u8], depth: usize, array: usize) -> Result<Members, ClaimsError> {
-    let text = std::str::from_utf8(bytes).map_err(|_| ClaimsError("is not UTF-8".into()))?;
+pub fn parse_members(bytes: &[u8], depth: usize, array: usize) -> Result<Members<'_>, ClaimsError> {
+    members_of(str::from_utf8(bytes).map_err(|_| not_utf8())?, depth, array)
+}
+
+fn members_of(text: &str, depth: usize, array: usize) -> Result<Members<'_>, ClaimsError> {
     let mut reader = serde_json::Deserializer::from_str(text);
     // The outermost object has nearly all members: there is room for them at once.
-    let members = (bytes.len() / MEMBER_BYTES).clamp(4, MEMBERS_EXPECTED);
+    let members = (text.len() / MEMBER_BYTES).clamp(4, MEMBERS_EXPECTED);
     let value = Strict { depth, array, members }.deserialize(&mut reader).map_err(explain)?;
     reader.end().map_err(|_| ClaimsError("has bytes after the JSON object".into()))?;
     match value {
@@ -137,9 +174,17 @@ pub fn parse_members(bytes: &[u8], depth: usize, array: usize) -> Result<Members
     }
 }
 
+fn not_utf8() -> ClaimsError {
+    ClaimsError("is not UTF-8".into())
+}
+
 /// The registered name from which this one differs by case alone.
 fn twin(name: &str) -> Option<&'static str> {
     let ascii = name.is_ascii();
+    // As nearly every name: case changes the length of none in ASCII.
+    if ascii && name.len() != REGISTERED_LENGTH {
+        return None;
+    }
     let same = |known: &str| if ascii { name.eq_ignore_ascii_case(known) } else { folded(name).eq(known.chars()) };
     REGISTERED.into_iter().find(|registered| same(registered) && name != *registered)
 }
@@ -166,44 +211,47 @@ struct Strict {
     members: usize,
 }
 
-/// Of how many bytes a member of a token's payload is, where they are short.
-const MEMBER_BYTES: usize = 32;
+/// Of how many bytes a member of a token's payload is at least, on average.
+const MEMBER_BYTES: usize = 24;
 /// For how many members there is room from the beginning, at most.
 const MEMBERS_EXPECTED: usize = 64;
 
 impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    type Value = Value<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
+    type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+    fn visit_bool<E>(self, v: bool) -> Result<Value<'de>, E> {
         Ok(Value::Bool(v))
     }
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+    fn visit_i64<E>(self, v: i64) -> Result<Value<'de>, E> {
         Ok(Value::Number(v.into()))
     }
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+    fn visit_u64<E>(self, v: u64) -> Result<Value<'de>, E> {
         Ok(Value::Number(v.into()))
     }
-    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value, E> {
+    fn visit_f64<E: serde::de::Error>(self, v: f64) -> Result<Value<'de>, E> {
         Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom("a number is out of range"))
     }
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(v.into()))
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Value<'de>, E> {
+        Ok(Value::String(Cow::Borrowed(v)))
     }
-    fn visit_unit<E>(self) -> Result<Value, E> {
+    fn visit_str<E>(self, v: &str) -> Result<Value<'de>, E> {
+        Ok(Value::String(Cow::Owned(v.to_owned())))
+    }
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
         Ok(Value::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
         let inner = self.deeper::<A::Error>()?;
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(inner)? {
@@ -215,13 +263,13 @@ impl<'de> Visitor<'de> for Strict {
         Ok(Value::Array(items.into()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
         let inner = self.deeper::<A::Error>()?;
         let mut members = Vec::with_capacity(self.members);
         while let Some(name) = map.next_key_seed(Name)? {
             members.push((name, map.next_value_seed(inner)?));
         }
-        let twice = |name: SmolStr| A::Error::custom(format!("the member '{}' appears twice", printable(&name)));
+        let twice = |name: Cow<'_, str>| A::Error::custom(format!("the member '{}' appears twice", printable(&name)));
         Members::new(members).map(Value::Object).map_err(twice)
     }
 }
@@ -230,20 +278,23 @@ impl<'de> Visitor<'de> for Strict {
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
-    type Value = SmolStr;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SmolStr, D::Error> {
+    type Value = Cow<'de, str>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for Name {
-    type Value = SmolStr;
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a name")
     }
-    fn visit_str<E>(self, v: &str) -> Result<SmolStr, E> {
-        Ok(v.into())
+    fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Borrowed(v))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Cow<'de, str>, E> {
+        Ok(Cow::Owned(v.to_owned()))
     }
 }
 
@@ -257,6 +308,19 @@ impl Strict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_twin_is_found_of_each_registered_claim() {
+        for registered in REGISTERED {
+            assert_eq!(registered.len(), REGISTERED_LENGTH);
+            assert_eq!(twin(registered), None);
+            let last = registered.to_uppercase();
+            for other in [last.clone(), [&registered[..2], &last[2..]].concat(), last.replace('S', "ſ")] {
+                assert_eq!(twin(&other), Some(registered), "{other}");
+            }
+            assert_eq!([format!("{last}s"), last[1..].to_owned()].map(|other| twin(&other)), [None, None]);
+        }
+    }
 
     #[test]
     fn refuses_what_two_parsers_could_read_differently() {
@@ -302,7 +366,7 @@ mod tests {
                 text.parse().ok(),
                 "{text}"
             );
-            let written = serde_json::Value::from(claims.clone()).to_string();
+            let written = serde_json::Value::from(&claims).to_string();
             assert_eq!(Claims::parse(written.as_bytes()), Ok(claims), "{text}");
         }
     }

@@ -80,7 +80,7 @@ impl Mapping {
 
 /// The literal key first; else the longest member name that begins the rest and is followed by `.` or `/`,
 /// then on inside it, without backtracking.
-fn find<'c>(object: &'c Members, name: &str) -> Option<&'c Value> {
+fn find<'c>(object: &'c Members<'c>, name: &str) -> Option<&'c Value<'c>> {
     let mut object = object;
     let mut rest = name;
     loop {
@@ -99,7 +99,7 @@ fn find<'c>(object: &'c Members, name: &str) -> Option<&'c Value> {
 }
 
 /// Strings as they are; numbers and booleans by their JSON text.
-fn text_of(value: &Value) -> Cow<'_, str> {
+fn text_of<'c>(value: &'c Value<'_>) -> Cow<'c, str> {
     match value {
         Value::String(text) => Cow::Borrowed(&**text),
         other => Cow::Owned(other.to_string()),

@@ -374,6 +374,10 @@ pub fn choose<'c>(
     identity: &Identity,
     at: &Circumstances<'_>,
 ) -> Option<(&'c Candidate, Evaluation)> {
+    // Where there is but one, it is the one, whatever becomes of it.
+    if let [one] = candidates {
+        return Some((one, one.evaluate(identity, at)));
+    }
     let (mut meant, strangers): (Vec<&Candidate>, Vec<&Candidate>) =
         candidates.iter().partition(|c| c.accepts_subject(identity));
     meant.sort_by_cached_key(|c| c.rank());

@@ -241,6 +241,18 @@ impl RoleRef {
     }
 }
 
+/// The names of roles as an OAuth scope (RFC 6749 section 3.3): separated by spaces.
+pub fn scope_text(roles: &[RoleRef]) -> String {
+    let mut text = String::new();
+    for role in roles {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(role.name());
+    }
+    text
+}
+
 /// An organization's own role.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Role {

@@ -224,7 +224,7 @@ fn holder(services: &Services, snapshot: &Snapshot, token: &ApiToken) -> Result<
 }
 
 /// Recognises an access token of ours by its claims.
-async fn access_token(services: &Services, claims: &AccessTokenClaims) -> Result<Principal, AuthenticationError> {
+async fn access_token(services: &Services, claims: &AccessTokenClaims<'_>) -> Result<Principal, AuthenticationError> {
     let mrns = &services.installation.mrns;
     let Some(Resource::ServiceAccount(scope, account)) = mrns.parse(&claims.sub) else { return Err(Unauthenticated) };
     let Some(Resource::Trust(_, trust)) = mrns.parse(&claims.wif.trust) else { return Err(Unauthenticated) };
@@ -232,7 +232,7 @@ async fn access_token(services: &Services, claims: &AccessTokenClaims) -> Result
         scope,
         account,
         trust,
-        subject: claims.wif.subject.clone(),
+        subject: claims.wif.subject.clone().into_owned(),
         credential: claims.jti,
         // `iat` has whole seconds, and what was issued in the second of a revocation, after it, is to live.
         issued_at: Timestamp::from_seconds(claims.iat).max(claims.jti.made_at().unwrap_or_default()),

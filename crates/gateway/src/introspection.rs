@@ -13,7 +13,7 @@ use sallyport_domain::decision::Refusal;
 use sallyport_domain::id::CredentialId;
 use sallyport_domain::mrn::Resource;
 use sallyport_domain::principal::Principal;
-use sallyport_domain::role::{Permission, RoleRef};
+use sallyport_domain::role::{Permission, scope_text};
 use sallyport_domain::scope::Scope;
 use sallyport_store::{AuditEntry, MutateError, Write};
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ async fn describe(services: &Services, headers: &HeaderMap, token: &str) -> Resu
     let Some(subject) = subject.filter(|s| caller.may(Permission::CredentialsRead, &s.scope, &*snapshot)) else {
         return Ok(None);
     };
-    let scope = subject.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
+    let scope = scope_text(&subject.roles);
     let needed = needed(&subject);
     let snapshot = services.configuration.current_with(needed.as_slice()).await.map_err(|_| Unreachable)?;
     let trust = subject.trust.and_then(|id| snapshot.trust(id));

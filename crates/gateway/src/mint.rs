@@ -7,7 +7,7 @@ use sallyport_credentials::key_pair::KeyPairRequest;
 use sallyport_credentials::keys::KeyError;
 use sallyport_domain::exchange::IssuedCredential;
 use sallyport_domain::mrn::Resource;
-use sallyport_domain::role::RoleRef;
+use sallyport_domain::role::scope_text;
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
@@ -48,23 +48,25 @@ pub fn mint(services: &Services, grant: &Grant<'_>, wanted: &Wanted) -> Result<(
         Wanted::AccessToken => {
             let identity = grant.identity().identity();
             let claims = AccessTokenClaims {
-                iss: services.installation.public_url.clone(),
-                sub: account_mrn,
-                aud: services.installation.public_url.clone(),
-                client_id: services.installation.client_id(&grant.candidate().trust),
-                scope: grant.terms().roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" "),
+                iss: (&services.installation.public_url).into(),
+                sub: account_mrn.into(),
+                aud: (&services.installation.public_url).into(),
+                client_id: services.installation.client_id(&grant.candidate().trust).into(),
+                scope: scope_text(&grant.terms().roles).into(),
                 iat: now.seconds(),
                 exp: expires_at.seconds(),
                 jti: grant.credential(),
-                roles: roles.clone(),
+                roles: (&roles).into(),
                 wif: WifClaims {
-                    issuer: identity.issuer.clone(),
-                    subject: identity.subject.clone(),
-                    provider: mrns.format(&Resource::Provider(
-                        grant.candidate().provider.scope.clone(),
-                        grant.candidate().provider.id,
-                    )),
-                    trust: mrns.format(&Resource::Trust(trust.scope.clone(), trust.id)),
+                    issuer: (&identity.issuer).into(),
+                    subject: (&identity.subject).into(),
+                    provider: mrns
+                        .format(&Resource::Provider(
+                            grant.candidate().provider.scope.clone(),
+                            grant.candidate().provider.id,
+                        ))
+                        .into(),
+                    trust: mrns.format(&Resource::Trust(trust.scope.clone(), trust.id)).into(),
                 },
                 c1wfc: grant.terms().passthrough.iter().cloned().collect(),
             };
@@ -98,8 +100,8 @@ pub fn mint(services: &Services, grant: &Grant<'_>, wanted: &Wanted) -> Result<(
 
 /// The document that carries a token in the key pair's place (`response_type = TOKEN`), in base64.
 pub fn token_document(services: &Services, granted: &Granted, token: &str) -> Zeroizing<String> {
-    let scope_mrn = services.installation.mrns.scope(&granted.scope);
-    let api_endpoint = &services.installation.public_url;
-    ServiceAccountDocument::token(&granted.credential_mrn, &scope_mrn, api_endpoint, SecretString::from(token))
-        .to_base64()
+    let mrns = &services.installation.mrns;
+    let mrn = mrns.format(&Resource::Credential(granted.scope.clone(), granted.service_account, granted.id));
+    let (scope_mrn, api_endpoint) = (mrns.scope(&granted.scope), &services.installation.public_url);
+    ServiceAccountDocument::token(&mrn, &scope_mrn, api_endpoint, SecretString::from(token)).to_base64()
 }

@@ -15,12 +15,12 @@ use sallyport_domain::decision::Refusal;
 use sallyport_domain::exchange::{CredentialKind, Protocol};
 use sallyport_domain::id::ExchangeId;
 use sallyport_domain::mrn::Resource;
-use sallyport_domain::role::RoleRef;
+use sallyport_domain::role::scope_text;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::mint::Minted;
-use crate::pipeline::{self, Answer, Attempt, Locator, TokenForm, Wanted};
+use crate::pipeline::{self, Answer, Attempt, Granted, Locator, TokenForm, Wanted};
 use crate::reference;
 use crate::services::Services;
 
@@ -312,6 +312,9 @@ struct Issued<'g> {
     scope: &'g str,
 }
 
+/// Bytes of such an answer, at most, besides the token and the scope.
+const ANSWER: usize = 192;
+
 fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Response {
     let granted = match answer.result {
         Ok(granted) => granted,
@@ -321,14 +324,23 @@ fn respond(services: &Services, answer: Answer, kind: CredentialKind) -> Respons
         CredentialKind::IdToken => (ID_TOKEN, "N_A"),
         CredentialKind::AccessToken | CredentialKind::KeyPair => (ACCESS_TOKEN, "Bearer"),
     };
-    let (Minted::Token(token) | Minted::Document(token)) = &granted.credential;
-    let scope = granted.terms.roles.iter().map(RoleRef::name).collect::<Vec<_>>().join(" ");
-    let body = Issued { issued_token_type: issued, token_type, expires_in: granted.terms.lifetime, scope: &scope };
+    let Granted { credential, terms, .. } = *granted;
+    let scope = scope_text(&terms.roles);
+    let body = Issued { issued_token_type: issued, token_type, expires_in: terms.lifetime, scope: &scope };
+    let (Minted::Token(mut token) | Minted::Document(mut token)) = credential;
     debug_assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')));
-    let mut json = Vec::with_capacity(token.len() + 256);
-    for part in ["{\"access_token\":\"", token, "\""] {
-        json.extend_from_slice(part.as_bytes());
-    }
+    // The answer is put around the token where it lies, if there is room: then no copy stays behind that has to be wiped.
+    let room = token.len() + scope.len() + ANSWER;
+    let mut json = if token.capacity() < room {
+        let mut json = String::with_capacity(room);
+        json.push_str(&token);
+        json
+    } else {
+        std::mem::take(&mut *token)
+    };
+    json.insert_str(0, "{\"access_token\":\"");
+    json.push('"');
+    let mut json = json.into_bytes();
     let rest = json.len();
     if serde_json::to_writer(&mut json, &body).is_err() {
         return refuse(services, Refusal::Unavailable.into(), Some(answer.reference));

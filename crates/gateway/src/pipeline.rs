@@ -11,11 +11,10 @@ use std::time::Instant;
 use metrics::{Counter, Histogram};
 use sallyport_domain::decision::{Check, CheckName, CheckOutcome, Refusal, Terms, completed};
 use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, Protocol, ReplayKey};
-use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, TrustId};
+use sallyport_domain::id::{CredentialId, ExchangeId, ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::identity::Identity;
 use sallyport_domain::issuer::IssuerKey;
 use sallyport_domain::matching::{Candidate, Circumstances, Evaluation, choose};
-use sallyport_domain::mrn::Resource;
 use sallyport_domain::preset::shared_issuer;
 use sallyport_domain::provider::{AWS_STS_ISSUER, Provider, ProviderKind};
 use sallyport_domain::role::Permission;
@@ -132,8 +131,10 @@ pub struct Granted {
     pub terms: Terms,
     /// The scope it works in.
     pub scope: Scope,
-    /// Its MRN.
-    pub credential_mrn: String,
+    /// Whose it is.
+    pub service_account: ServiceAccountId,
+    /// Its id.
+    pub id: CredentialId,
 }
 
 /// A subject token of the right shape, not yet verified.
@@ -423,7 +424,7 @@ impl Run<'_> {
         });
         let refused = match best {
             Some((candidate, evaluation, verification)) => {
-                match self.grant(&snapshot, &verification, candidate, evaluation)? {
+                match self.grant(&snapshot, verification, candidate, evaluation)? {
                     Attempted::Granted(verdict) => return Ok(verdict),
                     Attempted::Refused(refused) => *refused,
                 }
@@ -459,13 +460,15 @@ impl Run<'_> {
     fn grant(
         &self,
         snapshot: &Snapshot,
-        verification: &Verification,
+        mut verification: Arc<Verification>,
         candidate: Candidate,
         evaluation: Evaluation,
     ) -> Result<Attempted, (Refusal, &'static str)> {
         let services = self.services;
+        // Those of a JWT are nobody else's.
+        let verified = Arc::get_mut(&mut verification).map(|own| std::mem::take(&mut own.checks));
+        let mut checks = preamble(verified.unwrap_or_else(|| verification.checks.clone()));
         let Ok(identity) = &verification.outcome else { return Err((Refusal::Unavailable, "internal")) };
-        let mut checks = preamble(verification);
         checks.extend(evaluation.checks);
         let terms = match evaluation.outcome {
             Ok(terms) => terms,
@@ -498,9 +501,8 @@ impl Run<'_> {
         record.granted = true;
         record.service_account = Some(trust.service_account);
         record.credential = Some(issued);
-        let name = Resource::Credential(trust.scope.clone(), trust.service_account, credential);
-        let credential_mrn = services.installation.mrns.format(&name);
-        let granted = Box::new(Granted { credential: minted, terms, scope: trust.scope.clone(), credential_mrn });
+        let (scope, service_account) = (trust.scope.clone(), trust.service_account);
+        let granted = Box::new(Granted { credential: minted, terms, scope, service_account, id: credential });
         let (revision, outcome) = (snapshot.revision(), Outcome::Granted(granted));
         Ok(Attempted::Granted(Verdict { record, revision, outcome }))
     }
@@ -658,7 +660,7 @@ impl Refused {
         verification: &Verification,
         refusal: Refusal,
     ) -> Self {
-        let mut checks = preamble(verification);
+        let mut checks = preamble(verification.checks.clone());
         if provider.disabled {
             checks.push(Check::failed(CheckName::Enabled).actual("the provider is disabled"));
         }
@@ -681,10 +683,10 @@ pub(crate) fn by_provider(candidates: Vec<Candidate>) -> Vec<(Arc<Provider>, Vec
 }
 
 /// Locate and decode passed; then what verification says.
-pub(crate) fn preamble(verification: &Verification) -> Vec<Check> {
+pub(crate) fn preamble(verified: Vec<Check>) -> Vec<Check> {
     let mut checks = Vec::with_capacity(CheckName::ALL.len());
     checks.extend([Check::passed(CheckName::Locate), Check::passed(CheckName::Decode)]);
-    checks.extend(verification.checks.iter().cloned());
+    checks.extend(verified);
     checks
 }
 

@@ -63,19 +63,32 @@ pub fn router(services: Arc<Services>) -> Router {
 /// long or crashes. Cheap to make: nearly every request is finished.
 #[derive(Debug)]
 pub struct Unfinished {
-    uri: Uri,
+    path: Path,
     encoding: rpc::Encoding,
+}
+
+#[derive(Debug)]
+enum Path {
+    /// Of an exchange, whose target is not kept: it would keep all that was read with it, and the connection would have to
+    /// read on into other memory.
+    Door(Protocol),
+    /// Of anything else.
+    Other(Uri),
 }
 
 impl Unfinished {
     /// Of this request.
     pub fn of<B>(request: &Request<B>) -> Self {
-        Self { uri: request.uri().clone(), encoding: rpc::Encoding::of_response(request.headers()) }
+        let path = door(request).map_or_else(|| Path::Other(request.uri().clone()), Path::Door);
+        Self { path, encoding: rpc::Encoding::of_response(request.headers()) }
     }
 
     /// Its path.
     pub fn path(&self) -> &str {
-        self.uri.path()
+        match &self.path {
+            Path::Door(door) => path(*door),
+            Path::Other(uri) => uri.path(),
+        }
     }
 
     /// The answer. That of an exchange names a reference, which stands in the operator's log.

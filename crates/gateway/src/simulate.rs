@@ -164,7 +164,7 @@ impl<'a> Subject<'a> {
                     Decoded::Jwt(jwt) => services.verifier.verify_jwt(jwt, provider).await,
                     Decoded::Aws(request) => services.verifier.verify_aws(request, provider).await,
                 };
-                (preamble(&verification), verification.outcome.ok().map(|v| v.identity().clone()))
+                (preamble(verification.checks), verification.outcome.ok().map(|v| v.identity().clone()))
             }
             Self::Claims(claims) => {
                 let names = [CheckName::Decode, CheckName::Issuer, CheckName::Signature, CheckName::Algorithm];

@@ -32,7 +32,7 @@ pub(crate) fn claims(field: &str, value: &Value) -> Result<Claims> {
     if bytes.len() > CLAIMS_MAX {
         return Err(Error::invalid(field, format!("are {} bytes long; at most {CLAIMS_MAX} are allowed", bytes.len())));
     }
-    Claims::parse(&bytes).map_err(|error| {
+    Claims::parse(bytes).map_err(|error| {
         Error::invalid(field, format!("the claims must be a JSON object that a token could carry: {error}"))
     })
 }

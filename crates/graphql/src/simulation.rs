@@ -119,6 +119,6 @@ async fn run(caller: &Caller, input: SimulateExchangeInput) -> Result<SimulateEx
         expiration: simulated.terms.as_ref().map(|terms| terms.lifetime),
         reason: simulated.reason().map(|check| check.name()),
         checks: simulated.checks.iter().map(Into::into).collect(),
-        claims: simulated.claims.map(Into::into),
+        claims: simulated.claims.as_ref().map(Into::into),
     })
 }

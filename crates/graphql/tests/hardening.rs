@@ -57,20 +57,20 @@ fn access_token(world: &World, account: &str, trust: &str, role: &str) -> String
     let services = &world.services;
     let now = services.now().seconds();
     let claims = AccessTokenClaims {
-        iss: services.installation.public_url.clone(),
-        sub: account.to_owned(),
-        aud: services.installation.public_url.clone(),
-        client_id: String::new(),
-        scope: String::new(),
+        iss: (&services.installation.public_url).into(),
+        sub: account.into(),
+        aud: (&services.installation.public_url).into(),
+        client_id: "".into(),
+        scope: "".into(),
         iat: now,
         exp: now + 600,
         jti: CredentialId(services.new_id()),
-        roles: vec![role.to_owned()],
+        roles: vec![role.to_owned()].into(),
         wif: WifClaims {
-            issuer: world.issuer.uri().to_owned(),
+            issuer: world.issuer.uri().into(),
             subject: "robot".into(),
-            provider: String::new(),
-            trust: trust.to_owned(),
+            provider: "".into(),
+            trust: trust.into(),
         },
         c1wfc: std::collections::BTreeMap::new(),
     };

@@ -65,7 +65,7 @@ fn mapped(name: &str, claims: &Claims) {
 /// is written as.
 pub(crate) fn assert_strict(document: &[u8], claims: &Claims) {
     let lenient: Value = serde_json::from_slice(document).unwrap_or_default();
-    let strict = Value::from(claims.clone());
+    let strict = Value::from(claims);
     assert_eq!(lenient, strict);
     assert_within(&strict, DEPTH_MAX);
     for name in claims.members().keys() {

@@ -163,7 +163,7 @@ fn claims(document: &Value) -> Option<Claims> {
 fn can_hold(test: &SimpleTest, claims: &Claims) -> bool {
     let Some(path) = test.claim() else { return true };
     let Some((first, rest)) = path.split_first() else { return true };
-    let claims = Value::from(claims.clone());
+    let claims = Value::from(claims);
     let Some(value) = rest.iter().try_fold(claims.get(first), |value, name| Some(value?.get(name))).flatten() else {
         return false;
     };

@@ -58,7 +58,7 @@ fn token(token: &str) {
     assert_eq!(header.get("kid").and_then(Value::as_str), jwt.key_id());
     assert!(["crit", "b64", "zip", "enc"].iter().all(|name| header.get(name).is_none()));
     assert_strict(&payload, jwt.claims_unverified());
-    let claims = Value::from(jwt.claims_unverified().clone());
+    let claims = Value::from(jwt.claims_unverified());
     assert!(claims["sub"].as_str().is_some_and(|sub| !sub.is_empty()));
     assert_eq!(claims.get("iss").and_then(Value::as_str), jwt.issuer());
     if let Some(issuer) = jwt.spiffe_issuer() {

@@ -140,7 +140,7 @@ impl UnverifiedJwt {
         if signature.is_empty() {
             return Err(TokenFault::malformed("has no signature"));
         }
-        let claims = Claims::parse(&decode("payload", payload)?)
+        let claims = Claims::parse(decode("payload", payload)?)
             .map_err(|error| TokenFault::malformed(format!("has a payload that is not acceptable: {error}")))?;
         let wrong = |error| TokenFault::malformed(format!("has a claim that is not acceptable: {error}"));
         let not_before = claims.numeric_date("nbf").map_err(wrong)?.map(Timestamp::from_seconds);
@@ -284,7 +284,7 @@ fn decode(part: &str, text: &str) -> Result<Vec<u8>, TokenFault> {
 }
 
 /// Algorithm and key id (RFC 7515 section 4.1). Keys in the header (`jwk`, `jku`, `x5u`, `x5c`) are never looked at.
-fn read_header(header: &Members) -> Result<(Algorithm, Option<String>), TokenFault> {
+fn read_header(header: &Members<'_>) -> Result<(Algorithm, Option<String>), TokenFault> {
     // `enc` means JWE, `zip` and `b64` change what is signed, and what `crit` demands is nothing that we know.
     if let Some(name) = ["enc", "zip", "b64", "crit"].into_iter().find(|name| header.contains_key(name)) {
         return Err(TokenFault::malformed(format!("has the header member '{name}', which is not accepted")));
@@ -301,7 +301,7 @@ fn read_header(header: &Members) -> Result<(Algorithm, Option<String>), TokenFau
     }
     let key_id = match header.get("kid") {
         None => None,
-        Some(Value::String(kid)) => Some(kid.clone().into()),
+        Some(Value::String(kid)) => Some(kid.clone().into_owned()),
         Some(_) => return Err(TokenFault::malformed("has a header whose 'kid' is not a string")),
     };
     Ok((algorithm, key_id))

@@ -194,7 +194,8 @@ fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
         (1..=64).contains(&bytes.len())
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     });
-    given.cloned().unwrap_or_else(|| {
+    // A copy of its own: what was read with it is not to be kept for it.
+    given.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).unwrap_or_else(|| {
         // A UUID is always a valid header value.
         let id = Bytes::from(services.new_id().to_string());
         HeaderValue::from_maybe_shared(id).unwrap_or(NO_ID)

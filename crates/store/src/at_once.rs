@@ -9,19 +9,23 @@
 //! These statements go to `sqlx` itself: sea-orm has it make a copy of every text and value, which are many here.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use sallyport_domain::exchange::ExchangeRecord;
-use sea_orm::sqlx::{self, query_with};
-use sea_orm::{DbBackend, EntityName, Iden, Iterable, Value, Values};
-use sea_query_sqlx::SqlxValues;
+use sea_orm::sqlx::postgres::PgArguments;
+use sea_orm::sqlx::sqlite::SqliteArguments;
+use sea_orm::sqlx::{self, Arguments as _, query_with};
+use sea_orm::{DbBackend, EntityName, Iden, Iterable};
 
 use crate::bulk::{ROWS, Texts};
-use crate::entity::exchange::{self, Column};
+use crate::entity::exchange::{self, Cell, Column, Entry};
 use crate::entity::{configuration_revision, trust_usage};
 use crate::error::{StoreError, of_sqlx};
 use crate::store::{Held, Store, begun};
 
 static TEXTS: Texts = Texts::new();
+
+/// How long an argument is, about.
+const BYTES: usize = 32;
 
 /// Puts all of these on record, of which there is at least one, and none of which uses up a token; on PostgreSQL also when
 /// their trusts were last used. All or nothing; and nothing when the lane is not as it was held, somebody holds it, or they are
@@ -31,21 +35,16 @@ static TEXTS: Texts = Texts::new();
 ///
 /// # Errors
 /// When the database does not take them, or does not know such a statement.
-pub(crate) async fn record(
-    store: &Store,
-    lane: i64,
-    held: Held,
-    records: &[&ExchangeRecord],
-) -> Result<bool, StoreError> {
+pub(crate) async fn record(store: &Store, lane: i64, held: Held, records: &[&Entry]) -> Result<bool, StoreError> {
     let db = store.write();
     let backend = db.get_database_backend();
     if records.len() <= ROWS {
-        let (text, values) = statement(backend, lane, held, records);
         let rows = if backend == DbBackend::Sqlite {
-            let done = query_with(text, values).execute(db.get_sqlite_connection_pool()).await;
-            done.map_err(failed)?.rows_affected()
+            let (text, arguments) = sqlite(lane, held, records)?;
+            query_with(text, arguments).execute(db.get_sqlite_connection_pool()).await.map_err(failed)?.rows_affected()
         } else {
-            let done = query_with(text, values).execute(db.get_postgres_connection_pool()).await;
+            let (text, arguments) = postgres(lane, held, records)?;
+            let done = query_with(text, arguments).execute(db.get_postgres_connection_pool()).await;
             done.map_err(failed)?.rows_affected()
         };
         return Ok(rows > 0);
@@ -57,8 +56,8 @@ pub(crate) async fn record(
     let pool = db.get_sqlite_connection_pool().clone();
     let mut transaction = begun(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
     for part in records.chunks(ROWS) {
-        let (text, values) = statement(backend, lane, held, part);
-        let done = query_with(text, values).execute(&mut *transaction).await.map_err(failed)?;
+        let (text, arguments) = sqlite(lane, held, part)?;
+        let done = query_with(text, arguments).execute(&mut *transaction).await.map_err(failed)?;
         if done.rows_affected() == 0 {
             transaction.rollback().await.map_err(failed)?;
             return Ok(false);
@@ -72,21 +71,55 @@ fn failed(error: sqlx::Error) -> StoreError {
     of_sqlx(&error)
 }
 
-/// The statement for these, of which there are 1 to [`ROWS`].
-fn statement(backend: DbBackend, lane: i64, held: Held, records: &[&ExchangeRecord]) -> (&'static str, SqlxValues) {
-    // PostgreSQL keeps few texts, and a row without an id is no row there.
-    let rows = if backend == DbBackend::Sqlite { records.len() } else { records.len().next_power_of_two() };
-    let mut values = Vec::with_capacity(rows * Column::iter().count() + 3);
-    for record in records {
-        let time = held.on_record(record.time);
-        values.extend(Column::iter().map(|column| exchange::Model::value(record, time, column)));
+/// The statement for these, of which there are 1 to [`ROWS`], with its arguments as SQLite's thread gets them: each its own.
+fn sqlite(lane: i64, held: Held, records: &[&Entry]) -> Result<(&'static str, SqliteArguments), StoreError> {
+    let mut arguments = SqliteArguments::default();
+    arguments.reserve(records.len() * Column::iter().count() + 3, 0);
+    for cell in rows(held, records).chain(lane_as_held(lane, held)) {
+        match cell {
+            // In one piece with its count of owners.
+            Cell::Text(text) => arguments.add(text.map(|text| Arc::<str>::from(&*text))),
+            Cell::Bytes(bytes) => arguments.add(bytes),
+            Cell::Id(id) => arguments.add(id),
+            Cell::Number(number) => arguments.add(number),
+            Cell::Flag(flag) => arguments.add(flag),
+        }
+        .map_err(|error| failed(sqlx::Error::Encode(error)))?;
     }
-    for _ in records.len()..rows {
-        values
-            .extend(Column::iter().map(|column| exchange::Model::value(records[0], records[0].time, column).as_null()));
+    let (backend, count) = (DbBackend::Sqlite, records.len());
+    Ok((TEXTS.get(backend, count, || text(backend, count)), arguments))
+}
+
+/// The same for PostgreSQL, as they are sent. It keeps few texts, and a row without an id is no row there.
+fn postgres(lane: i64, held: Held, records: &[&Entry]) -> Result<(&'static str, PgArguments), StoreError> {
+    let (backend, count) = (DbBackend::Postgres, records.len().next_power_of_two());
+    let mut arguments = PgArguments::default();
+    let parameters = count * Column::iter().count() + 3;
+    arguments.reserve(parameters, parameters * BYTES);
+    let no_rows = (records.len()..count).flat_map(|_| rows(held, &records[..1]).map(|cell| cell.as_null()));
+    for cell in rows(held, records).chain(no_rows).chain(lane_as_held(lane, held)) {
+        match cell {
+            Cell::Text(text) => arguments.add(text.as_deref()),
+            Cell::Bytes(bytes) => arguments.add(bytes),
+            Cell::Id(id) => arguments.add(id),
+            Cell::Number(number) => arguments.add(number),
+            Cell::Flag(flag) => arguments.add(flag),
+        }
+        .map_err(|error| failed(sqlx::Error::Encode(error)))?;
     }
-    values.extend([lane.into(), held.revision.into(), Value::from(held.settled().micros())]);
-    (TEXTS.get(backend, rows, || text(backend, rows)), SqlxValues(Values(values)))
+    Ok((TEXTS.get(backend, count, || text(backend, count)), arguments))
+}
+
+fn rows<'r>(held: Held, records: &'r [&'r Entry]) -> impl Iterator<Item = Cell<'r>> {
+    records.iter().flat_map(move |entry| {
+        let time = held.on_record(entry.record().time);
+        Column::iter().map(move |column| entry.cell(time, column))
+    })
+}
+
+/// What the lane has to be, for the statement to do anything.
+fn lane_as_held<'r>(lane: i64, held: Held) -> impl Iterator<Item = Cell<'r>> {
+    [lane, held.revision, held.settled().micros()].into_iter().map(|number| Cell::Number(Some(number)))
 }
 
 /// The statement for so many rows. Its parameters are theirs, and what the lane has to be: its number, revision and settled time.
@@ -135,9 +168,8 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use sallyport_domain::clock::Timestamp;
-    use sallyport_domain::decision::completed;
     use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
-    use sallyport_domain::exchange::Protocol;
+    use sallyport_domain::exchange::{ExchangeRecord, Protocol};
     use sallyport_domain::id::ExchangeId;
     use sallyport_domain::scope::Scope;
     use sallyport_testkit::Postgres;
@@ -147,8 +179,8 @@ mod tests {
     use crate::listing::testing::scratch;
     use crate::store::{StoreOptions, hold_revision};
 
-    fn a_refusal() -> ExchangeRecord {
-        ExchangeRecord {
+    fn a_refusal() -> Entry {
+        Entry::new(Box::new(ExchangeRecord {
             id: ExchangeId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)),
             time: Timestamp::from_micros(7),
             scope: Scope::Platform,
@@ -165,9 +197,9 @@ mod tests {
             source_ip: None,
             token_hash: [7; 32],
             credential: None,
-            checks: completed(Vec::new()),
+            checks: Vec::new(),
             replay: None,
-        }
+        }))
     }
 
     /// A lane may be another in any of its parts: then the transaction of several statements decides.

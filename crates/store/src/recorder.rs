@@ -30,7 +30,8 @@ use uuid::Uuid;
 use crate::at_once;
 use crate::bulk::BulkInsert;
 use crate::change::Changed;
-use crate::entity::{configuration_change, exchange, replay_use, subject_status};
+use crate::entity::exchange::{self, Entry};
+use crate::entity::{configuration_change, replay_use, subject_status};
 use crate::error::StoreError;
 use crate::feed::Configuration;
 use crate::store::{Held, Store, choose_lane, hold_revision, retry, timed};
@@ -92,16 +93,19 @@ static EXCHANGES: BulkInsert<exchange::Entity> = BulkInsert::new(None);
 
 #[derive(Debug)]
 struct Job {
-    /// Boxed: it is handed from queue to batch, and hundreds are on their way.
-    record: Box<ExchangeRecord>,
+    entry: Entry,
     revision: i64,
     reply: oneshot::Sender<Result<Recorded, RecordError>>,
 }
 
 impl Job {
+    fn record(&self) -> &ExchangeRecord {
+        self.entry.record()
+    }
+
     /// What a grant uses up; a refusal uses up nothing.
     fn replay(&self) -> Option<&ReplayKey> {
-        self.record.replay.as_ref().filter(|_| self.record.granted)
+        self.record().replay.as_ref().filter(|_| self.record().granted)
     }
 }
 
@@ -133,7 +137,8 @@ impl Recorder {
     /// When it could not be kept.
     pub async fn record(&self, record: impl Into<Box<ExchangeRecord>>, revision: i64) -> Result<Recorded, RecordError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { record: record.into(), revision, reply }).map_err(|refused| match refused {
+        let job = Job { entry: Entry::new(record.into()), revision, reply };
+        self.queue.try_send(job).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => RecordError::QueueFull,
             mpsc::error::TrySendError::Closed(_) => RecordError::Unavailable,
         })?;
@@ -228,12 +233,12 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: 
         match outcome {
             Ok((outcomes, held)) => {
                 *known = Some(held);
-                for (mut job, outcome) in jobs.into_iter().zip(outcomes) {
+                for (Job { entry, reply, .. }, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
-                    let _ = job.reply.send(Ok(outcome));
+                    let _ = reply.send(Ok(outcome));
                     if outcome == Recorded::Durable {
-                        job.record.time = held.on_record(job.record.time);
-                        store.tell(|| Event::Exchange(job.record));
+                        let time = held.on_record(entry.record().time);
+                        store.tell(|| Event::Exchange(entry.into_record(time)));
                     }
                 }
             }
@@ -262,16 +267,19 @@ async fn commit(
     jobs: &[Job],
 ) -> Result<(Vec<Recorded>, Held), StoreError> {
     if let Some(held) = last
-        && jobs.iter().all(|job| !job.record.granted || (job.revision == held.revision && job.record.replay.is_none()))
+        && jobs.iter().all(|job| {
+            let record = job.record();
+            !record.granted || (job.revision == held.revision && record.replay.is_none())
+        })
     {
-        let records: Vec<&ExchangeRecord> = jobs.iter().map(|job| &*job.record).collect();
+        let entries: Vec<&Entry> = jobs.iter().map(|job| &job.entry).collect();
         let began = Instant::now();
-        match at_once::record(store, lane, held, &records).await {
+        match at_once::record(store, lane, held, &entries).await {
             Ok(true) => {
                 configuration.confirm(held.revision, began);
                 store.wrote();
                 if let Some(usages) = store.usages() {
-                    usages.gather(uses(&records, held));
+                    usages.gather(uses(&entries, held));
                 }
                 return Ok((vec![Recorded::Durable; jobs.len()], held));
             }
@@ -286,7 +294,7 @@ async fn commit(
     let held = hold_revision(&transaction, lane).await?;
     let revision = held.revision;
     configuration.confirm(revision, began);
-    let oldest = jobs.iter().filter(|job| job.record.granted).map(|job| job.revision).min();
+    let oldest = jobs.iter().filter(|job| job.record().granted).map(|job| job.revision).min();
     let since = Since::read(&transaction, oldest.unwrap_or(revision), revision).await?;
 
     let mut seen = HashSet::new();
@@ -294,7 +302,7 @@ async fn commit(
     let mut outcomes: Vec<Recorded> = jobs
         .iter()
         .map(|job| {
-            if job.record.granted && since.changes_what(&job.record, job.revision) {
+            if job.record().granted && since.changes_what(job.record(), job.revision) {
                 return Recorded::Superseded;
             }
             match job.replay() {
@@ -319,13 +327,13 @@ async fn commit(
     }
 
     let kept = jobs.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Recorded::Durable);
-    let rows: Vec<&ExchangeRecord> = kept.map(|(job, _)| &*job.record).collect();
+    let rows: Vec<&Entry> = kept.map(|(job, _)| &job.entry).collect();
     if rows.is_empty() {
         transaction.rollback().await?;
         return Ok((outcomes, held));
     }
     let uses = uses(&rows, held);
-    let value = |record: &&ExchangeRecord, column| exchange::Model::value(record, held.on_record(record.time), column);
+    let value = |entry: &&Entry, column| entry.cell(held.on_record(entry.record().time), column).into();
     EXCHANGES.rows(&transaction, &rows, value).await?;
     if store.usages().is_none() {
         usage::write(&transaction, &uses).await?;
@@ -340,9 +348,9 @@ async fn commit(
 }
 
 /// What grants among these say of when their trusts were last used.
-fn uses(records: &[&ExchangeRecord], held: Held) -> Uses {
+fn uses(entries: &[&Entry], held: Held) -> Uses {
     let mut uses = Uses::new();
-    for grant in records.iter().filter(|record| record.granted) {
+    for grant in entries.iter().map(|entry| entry.record()).filter(|record| record.granted) {
         usage::add(&mut uses, grant, held.on_record(grant.time));
     }
     uses

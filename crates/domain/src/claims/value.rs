@@ -1,63 +1,64 @@
-//! JSON as it is kept of a token: for each exchange a few dozen values, without a hash table, and without an allocation for a
-//! short text.
+//! JSON as it is kept of a token: for each exchange a few dozen values, without a hash table, and without a copy of a text
+//! that stands in the document as it is meant.
 
-use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Number};
-use smol_str::SmolStr;
 
 /// Up to how many members are looked up one by one; more are by their order.
 const FEW: usize = 32;
+/// Among how many places their marks are spread, to see that two are different.
+const PLACES: usize = 256;
 
-/// A JSON value.
+/// A JSON value of a document.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Value {
+pub enum Value<'d> {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
     /// A number.
     Number(Number),
-    /// A text.
-    String(SmolStr),
+    /// A text; one of its own where the document has it with escapes.
+    String(Cow<'d, str>),
     /// A list.
     Array(Box<[Self]>),
     /// An object.
-    Object(Members),
+    Object(Members<'d>),
 }
 
-impl Value {
+impl<'d> Value<'d> {
     /// The text, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
     /// The members, if it is an object.
-    pub const fn as_object(&self) -> Option<&Members> {
+    pub const fn as_object(&self) -> Option<&Members<'d>> {
         if let Self::Object(members) = self { Some(members) } else { None }
     }
 }
 
 /// Its JSON text.
-impl fmt::Display for Value {
+impl fmt::Display for Value<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(value) => value.fmt(f),
             Self::Number(number) => number.fmt(f),
-            other => serde_json::Value::from(other.clone()).fmt(f),
+            other => serde_json::Value::from(other).fmt(f),
         }
     }
 }
 
-impl From<Value> for serde_json::Value {
-    fn from(value: Value) -> Self {
+impl From<&Value<'_>> for serde_json::Value {
+    fn from(value: &Value<'_>) -> Self {
         match value {
             Value::Null => Self::Null,
-            Value::Bool(value) => Self::Bool(value),
-            Value::Number(number) => Self::Number(number),
-            Value::String(text) => Self::String(text.into()),
-            Value::Array(items) => items.into_iter().map(Self::from).collect(),
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::String(text) => Self::String(text.clone().into_owned()),
+            Value::Array(items) => items.iter().map(Self::from).collect(),
             Value::Object(members) => Self::Object(members.into()),
         }
     }
@@ -65,24 +66,28 @@ impl From<Value> for serde_json::Value {
 
 /// The members of a JSON object in document order, no two of the same name. Two are equal in the same order only.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Members {
-    members: Vec<(SmolStr, Value)>,
+pub struct Members<'d> {
+    members: Vec<(Cow<'d, str>, Value<'d>)>,
     /// What finds them: of up to [`FEW`] the mark of each, of more their places in the order of their names.
     index: Box<[usize]>,
 }
 
-impl Members {
+impl<'d> Members<'d> {
     /// Of these.
     ///
     /// # Errors
     /// A name that two of them have.
-    pub(super) fn new(members: Vec<(SmolStr, Value)>) -> Result<Self, SmolStr> {
+    pub(super) fn new(members: Vec<(Cow<'d, str>, Value<'d>)>) -> Result<Self, Cow<'d, str>> {
         let name = |place: usize| -> &str { &members[place].0 };
         let count = members.len();
         let (twice, index) = if count <= FEW {
             let marks: Box<[usize]> = members.iter().map(|(name, _)| mark(name)).collect();
+            let mut taken = [false; PLACES];
             let twice = (0..count).find(|last| {
-                marks[..*last].contains(&marks[*last]) && (0..*last).any(|earlier| name(earlier) == name(*last))
+                // Most have a place to themselves, and need not be compared.
+                std::mem::replace(&mut taken[place_of(marks[*last])], true)
+                    && marks[..*last].contains(&marks[*last])
+                    && (0..*last).any(|earlier| name(earlier) == name(*last))
             });
             (twice, marks)
         } else {
@@ -108,7 +113,7 @@ impl Members {
     }
 
     /// The member of this name.
-    pub fn get(&self, name: &str) -> Option<&Value> {
+    pub fn get(&self, name: &str) -> Option<&Value<'d>> {
         let known = |place: usize| -> &str { &self.members[place].0 };
         let place = if self.members.len() <= FEW {
             let wanted = mark(name);
@@ -125,8 +130,8 @@ impl Members {
     }
 
     /// Each member.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.members.iter().map(|(name, value)| (name.borrow(), value))
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'d>)> {
+        self.members.iter().map(|(name, value)| (&**name, value))
     }
 
     /// Each name.
@@ -135,19 +140,24 @@ impl Members {
     }
 }
 
-/// The length and the last bytes of a name. Names with different ones are different, which is told sooner so.
+/// What mostly differs where names do, which is told sooner so: of short ones it is their bytes.
 fn mark(name: &str) -> usize {
-    const LAST: usize = size_of::<usize>() - 1;
-    let (bytes, mut mark) = (name.as_bytes(), [0; LAST + 1]);
-    let kept = bytes.len().min(LAST);
-    mark[..kept].copy_from_slice(&bytes[bytes.len() - kept..]);
-    mark[LAST] = bytes.len().to_le_bytes()[0];
-    usize::from_le_bytes(mark)
+    let bytes = name.as_bytes();
+    match bytes.last_chunk() {
+        Some(last) => usize::from_le_bytes(*last).wrapping_add(bytes.len()),
+        None => bytes.iter().fold(bytes.len(), |mark, byte| mark << u8::BITS | usize::from(*byte)),
+    }
 }
 
-impl From<Members> for Map<String, serde_json::Value> {
-    fn from(members: Members) -> Self {
-        members.members.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+/// A place for a mark: different ones mostly have different ones.
+fn place_of(mark: usize) -> usize {
+    const SPREAD: usize = 0x9E37_79B9_7F4A_7C15_u64 as usize;
+    mark.wrapping_mul(SPREAD) >> (usize::BITS - PLACES.ilog2())
+}
+
+impl From<&Members<'_>> for Map<String, serde_json::Value> {
+    fn from(members: &Members<'_>) -> Self {
+        members.iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
     }
 }
 
@@ -155,7 +165,7 @@ impl From<Members> for Map<String, serde_json::Value> {
 mod tests {
     use super::*;
 
-    fn members(names: &[String]) -> Result<Members, SmolStr> {
+    fn members(names: &[String]) -> Result<Members<'_>, Cow<'_, str>> {
         Members::new(
             names.iter().enumerate().map(|(n, name)| (name.as_str().into(), Value::Number(n.into()))).collect(),
         )

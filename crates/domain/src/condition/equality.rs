@@ -42,7 +42,7 @@ pub(super) fn equal(a: &dyn Val, b: &dyn Val) -> bool {
 }
 
 /// Whether an object of the claims equals a value.
-pub(super) fn object_equals(members: &Members, other: &dyn Val) -> bool {
+pub(super) fn object_equals(members: &Members<'_>, other: &dyn Val) -> bool {
     let (Kind::Map, Some(indexer)) = (other.get_type().kind(), other.as_indexer()) else { return false };
     size(other) == Some(members.len())
         && members.iter().all(|(name, value)| {
@@ -51,7 +51,7 @@ pub(super) fn object_equals(members: &Members, other: &dyn Val) -> bool {
 }
 
 /// Whether a value of the claims equals another, read in place.
-fn json_equals(value: &Value, other: &dyn Val) -> bool {
+fn json_equals(value: &Value<'_>, other: &dyn Val) -> bool {
     match value {
         Value::Null => other.get_type().kind() == Kind::NullType,
         Value::Bool(value) => equal(&CelBool::from(*value), other),

@@ -46,7 +46,7 @@ impl VariableResolver for Variables<'_> {
 /// A JSON object as a CEL map that converts members when they are read. Arrays and inner objects are converted once
 /// per evaluation, so that a loop does not convert them at each turn.
 pub(super) struct Object<'c> {
-    members: &'c Members,
+    members: &'c Members<'c>,
     /// As many places as members, each the head of a list: found by where the member lies in memory.
     converted: OnceLock<Box<[Place<'c>]>>,
     keys: OnceLock<Vec<CelString<'c>>>,
@@ -56,7 +56,7 @@ type Place<'c> = OnceLock<Box<Slot<'c>>>;
 
 /// One converted member, and the next of the same place: a list that only grows, so that what it lends stays where it is.
 struct Slot<'c> {
-    of: &'c Value,
+    of: &'c Value<'c>,
     value: Converted<'c>,
     next: Place<'c>,
 }
@@ -67,17 +67,17 @@ enum Converted<'c> {
 }
 
 impl<'c> Object<'c> {
-    fn new(members: &'c Members) -> Self {
+    fn new(members: &'c Members<'c>) -> Self {
         Self { members, converted: OnceLock::new(), keys: OnceLock::new() }
     }
 
-    fn converted(&self, value: &'c Value) -> Option<&Converted<'c>> {
+    fn converted(&self, value: &'c Value<'c>) -> Option<&Converted<'c>> {
         if !matches!(value, Value::Object(_) | Value::Array(_)) {
             return None;
         }
         let places = self.converted.get_or_init(|| self.members.iter().map(|_| Place::new()).collect());
         // Members lie in a row, so this spreads them evenly.
-        let index = std::ptr::from_ref(value).addr() / size_of::<Value>() % places.len();
+        let index = std::ptr::from_ref(value).addr() / size_of::<Value<'_>>() % places.len();
         let mut place = places.get(index)?;
         loop {
             match place.get() {
@@ -96,12 +96,12 @@ impl<'c> Object<'c> {
     }
 }
 
-fn list<'c>(items: &'c [Value]) -> CelList<'c> {
+fn list<'c>(items: &'c [Value<'c>]) -> CelList<'c> {
     CelList::from(items.iter().map(boxed).collect::<Vec<_>>())
 }
 
 /// The value as CEL sees it. Integers are `int` when they fit: as `uint`, `claims.exp + 60` would be an error.
-fn boxed<'c>(value: &'c Value) -> Box<dyn Val + 'c> {
+fn boxed<'c>(value: &'c Value<'c>) -> Box<dyn Val + 'c> {
     match value {
         Value::Null => Box::new(CelNull),
         Value::Bool(value) => Box::new(CelBool::from(*value)),
@@ -178,7 +178,7 @@ impl<'c> Indexer for Object<'c> {
         let Some(name) = index.downcast_ref::<CelString>() else {
             return Err(ExecutionError::no_such_overload("_[_]", vec!["map".into(), index.get_type().name().into()]));
         };
-        let members: &'c Members = self.members;
+        let members: &'c Members<'c> = self.members;
         let value = members.get(name.inner()).ok_or_else(|| ExecutionError::NoSuchKey(Arc::new(name.to_string())))?;
         Ok(match self.converted(value) {
             Some(Converted::Object(object)) => CowVal::Borrowed(object),

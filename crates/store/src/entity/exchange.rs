@@ -1,5 +1,7 @@
 //! The exchange record.
 
+use std::borrow::Cow;
+
 use sea_orm::Value;
 use sea_orm::entity::prelude::*;
 
@@ -45,34 +47,103 @@ impl ActiveModelBehavior for ActiveModel {}
 
 const ROW: Row = Row("exchanges");
 
-impl Model {
-    /// What a record put down at `time` has in a column.
-    pub fn value(record: &ExchangeRecord, time: Timestamp, column: Column) -> Value {
-        let credential = record.credential.as_ref();
-        match column {
-            Column::Id => record.id.0.into(),
-            Column::Time => time.micros().into(),
-            Column::Scope => record.scope.key().into(),
-            Column::Organization => record.organization.as_ref().map(|id| id.as_str().to_owned()).into(),
-            Column::Granted => record.granted.into(),
-            Column::Reason => record.reason.clone().into(),
-            Column::Protocol => record.protocol.name().into(),
-            Column::TrustId => record.trust.map(|id| id.0).into(),
-            Column::Binding => record.binding.into(),
-            Column::ProviderId => record.provider.map(|id| id.0).into(),
-            Column::ServiceAccountId => record.service_account.map(|id| id.0).into(),
-            Column::Issuer => recorded(&record.issuer).into_owned().into(),
-            Column::Subject => recorded(&record.subject).into_owned().into(),
-            Column::SourceIp => record.source_ip.map(|ip| ip.to_string()).into(),
-            Column::TokenHash => record.token_hash.to_vec().into(),
-            Column::Checks => checks::write(&record.checks).into(),
-            Column::CredentialKind => credential.map(|c| c.kind.name()).into(),
-            Column::CredentialExpiresAt => credential.map(|c| c.expires_at.micros()).into(),
-            Column::CredentialRoles => credential.map(|c| list_text(&c.roles)).into(),
-            Column::CredentialPublicKey => credential.and_then(|c| c.public_key.clone()).into(),
+/// What a column has of a record, as far as possible where the record has it.
+#[derive(Clone, Debug)]
+pub enum Cell<'r> {
+    Text(Option<Cow<'r, str>>),
+    Bytes(Option<&'r [u8]>),
+    Id(Option<Uuid>),
+    Number(Option<i64>),
+    Flag(Option<bool>),
+}
+
+impl<'r> Cell<'r> {
+    /// Nothing, of the same type.
+    pub fn as_null(&self) -> Self {
+        match self {
+            Self::Text(_) => Self::Text(None),
+            Self::Bytes(_) => Self::Bytes(None),
+            Self::Id(_) => Self::Id(None),
+            Self::Number(_) => Self::Number(None),
+            Self::Flag(_) => Self::Flag(None),
         }
     }
 
+    fn text(text: impl Into<Cow<'r, str>>) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl From<Cell<'_>> for Value {
+    fn from(cell: Cell<'_>) -> Self {
+        match cell {
+            Cell::Text(text) => text.map(Cow::into_owned).into(),
+            Cell::Bytes(bytes) => bytes.map(<[u8]>::to_vec).into(),
+            Cell::Id(id) => id.into(),
+            Cell::Number(number) => number.into(),
+            Cell::Flag(flag) => flag.into(),
+        }
+    }
+}
+
+/// A record on its way into the database.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Without its checks.
+    record: Box<ExchangeRecord>,
+    /// These, as they are stored: under load hundreds wait, and so are a third as long.
+    checks: String,
+}
+
+impl Entry {
+    /// Of this record.
+    pub fn new(mut record: Box<ExchangeRecord>) -> Self {
+        let checks = checks::write(&std::mem::take(&mut record.checks));
+        Self { record, checks }
+    }
+
+    /// Its record, which has no checks.
+    pub fn record(&self) -> &ExchangeRecord {
+        &self.record
+    }
+
+    /// The record with all it has, as it was put down at `time`.
+    pub fn into_record(mut self, time: Timestamp) -> Box<ExchangeRecord> {
+        self.record.time = time;
+        self.record.checks = completed(checks::read(&self.checks).unwrap_or_default());
+        self.record
+    }
+
+    /// What it has in a column, put down at `time`.
+    pub fn cell(&self, time: Timestamp, column: Column) -> Cell<'_> {
+        let Self { record, checks } = self;
+        let credential = record.credential.as_ref();
+        match column {
+            Column::Id => Cell::Id(Some(record.id.0)),
+            Column::Time => Cell::Number(Some(time.micros())),
+            Column::Scope => Cell::text(record.scope.key()),
+            Column::Organization => Cell::Text(record.organization.as_ref().map(|id| id.as_str().into())),
+            Column::Granted => Cell::Flag(Some(record.granted)),
+            Column::Reason => Cell::Text(record.reason.as_deref().map(Into::into)),
+            Column::Protocol => Cell::text(record.protocol.name()),
+            Column::TrustId => Cell::Id(record.trust.map(|id| id.0)),
+            Column::Binding => Cell::Flag(Some(record.binding)),
+            Column::ProviderId => Cell::Id(record.provider.map(|id| id.0)),
+            Column::ServiceAccountId => Cell::Id(record.service_account.map(|id| id.0)),
+            Column::Issuer => Cell::text(recorded(&record.issuer)),
+            Column::Subject => Cell::text(recorded(&record.subject)),
+            Column::SourceIp => Cell::Text(record.source_ip.map(|ip| ip.to_string().into())),
+            Column::TokenHash => Cell::Bytes(Some(&record.token_hash)),
+            Column::Checks => Cell::text(checks),
+            Column::CredentialKind => Cell::Text(credential.map(|c| c.kind.name().into())),
+            Column::CredentialExpiresAt => Cell::Number(credential.map(|c| c.expires_at.micros())),
+            Column::CredentialRoles => Cell::Text(credential.map(|c| list_text(&c.roles).into())),
+            Column::CredentialPublicKey => Cell::Bytes(credential.and_then(|c| c.public_key.as_deref())),
+        }
+    }
+}
+
+impl Model {
     /// The record, without its replay key: that is kept elsewhere, and not for long.
     pub fn read(self) -> Result<ExchangeRecord, StoreError> {
         let protocol = Protocol::ALL.into_iter().find(|p| p.name() == self.protocol);
