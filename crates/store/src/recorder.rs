@@ -233,13 +233,18 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: 
         match outcome {
             Ok((outcomes, held)) => {
                 *known = Some(held);
+                let mut durable = Vec::with_capacity(jobs.len());
                 for (Job { entry, reply, .. }, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
                     let _ = reply.send(Ok(outcome));
                     if outcome == Recorded::Durable {
-                        let time = held.on_record(entry.record().time);
-                        store.tell(|| Event::Exchange(entry.into_record(time)));
+                        durable.push(entry);
                     }
+                }
+                // After all answers, which are waited for.
+                for entry in durable {
+                    let time = held.on_record(entry.record().time);
+                    store.tell(|| Event::Exchange(entry.into_record(time)));
                 }
             }
             Err(error) if !error.is_transient() && jobs.len() > 1 => {

@@ -110,7 +110,9 @@ impl Entry {
     /// The record with all it has, as it was put down at `time`.
     pub fn into_record(mut self, time: Timestamp) -> Box<ExchangeRecord> {
         self.record.time = time;
-        self.record.checks = completed(checks::read(&self.checks).unwrap_or_default());
+        let checks = checks::read(&self.checks);
+        debug_assert!(checks.is_some(), "what was written reads back");
+        self.record.checks = completed(checks.unwrap_or_default());
         self.record
     }
 
