@@ -152,6 +152,7 @@ fn every_part_that_can_be_slow_has_a_metric() {
             "sallyport_http_requests_total{route=\"none\",status=\"404\"} 1",
             "sallyport_configuration_confirmed 1",
             "sallyport_record_queue_depth 0",
+            "sallyport_record_queue_room 512",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -5,9 +5,9 @@
 //! issuer, however many, keep nobody out.
 //!
 //! A rush finds room for all that two commits can take. Where it does not end and the processor is what has no time, fewer may
-//! wait: no more is granted for a longer queue, everybody in it only waits longer, and what it holds is missing in the
-//! processor's caches. Where the database is what everybody waits for, the room stays, for there a longer queue makes commits
-//! larger.
+//! wait: hardly more is granted for a longer queue, everybody in it waits longer, and what it holds is missing in the
+//! processor's caches. Where the processor has time to spare, the room stays: what everybody waits for is the database then, and
+//! a longer queue makes its commits larger.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use axum::response::Response;
 use futures::FutureExt as _;
 use metrics::Counter;
 use sallyport_domain::exchange::Protocol;
+use tokio::runtime::Handle;
 
 use crate::rpc::Encoding;
 use crate::{oauth, rpc};
@@ -30,11 +31,13 @@ static REFUSED: LazyLock<Counter> = LazyLock::new(
 
 /// When so many wait to be recorded, the commit under way and the next one are full.
 const WAITING: usize = 512;
-/// So many may wait for each thread of the runtime, however long there is too much to do. With fewer, commits become so small
-/// that each costs more of the processor.
+/// So many may wait for each thread of the runtime, however long there is too much to do; that is all of them where there are
+/// eight threads. With fewer, commits become so small that each costs more of the processor.
 const LEAST: usize = 64;
-/// A turn that comes sooner than this came to a processor that had time. Timers are a millisecond late by themselves.
-const PUNCTUAL: Duration = Duration::from_millis(2);
+/// Threads that are busy for a larger part of their time have none to spare: the rest goes by while they look at the network.
+const SATURATED: f64 = 0.9;
+/// How much of it each turn makes: what came in the last few counts, so that a rush is over before there is less room.
+const SHARE: f64 = 0.2;
 /// A turn that comes later than this is late. About a thousand exchanges are waiting then.
 const LATE: Duration = Duration::from_millis(100);
 /// How many late turns after each other are overload: one alone is a machine that stood still for a moment.
@@ -62,37 +65,57 @@ impl Default for Overload {
 impl Overload {
     /// Watches for ever, in a task of its own.
     pub async fn watch(&self) {
-        let least = LEAST * tokio::runtime::Handle::current().metrics().num_workers();
+        let runtime = Handle::current().metrics();
+        let threads = runtime.num_workers();
+        let busy = || (0..threads).map(|thread| runtime.worker_total_busy_duration(thread)).sum::<Duration>();
+        let (mut busy_before, mut usual) = (busy(), 0.0);
         loop {
             let asked = Instant::now();
             tokio::time::sleep(PAUSE).await;
             // Behind all tasks that are ready.
             tokio::task::yield_now().await;
-            self.saw(asked.elapsed().saturating_sub(PAUSE), least);
+            let (took, busy_now) = (asked.elapsed(), busy());
+            self.saw(took.saturating_sub(PAUSE));
+            #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 threads")]
+            let part = busy_now.saturating_sub(busy_before).as_secs_f64() / (took.as_secs_f64() * threads as f64);
+            usual += (part - usual) * SHARE;
+            self.adapt(usual > SATURATED, LEAST * threads);
+            busy_before = busy_now;
         }
     }
 
-    /// A turn came so late; the room is never less than `least`. This alone writes what it reads, but for `refused`.
-    fn saw(&self, lateness: Duration, least: usize) {
+    /// A turn came so late.
+    fn saw(&self, lateness: Duration) {
         let late = if lateness > LATE { self.late.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
         self.late.store(late, Ordering::Relaxed);
-        let refused = self.refused.swap(false, Ordering::Relaxed);
-        let room = self.room.load(Ordering::Relaxed);
-        let room = match (lateness < PUNCTUAL, refused) {
-            (true, _) => room + room / 4,
-            (false, true) => room - room / 4,
-            (false, false) => room,
-        };
-        self.room.store(room.clamp(least.min(WAITING), WAITING), Ordering::Relaxed);
     }
 
-    /// Whether an exchange that comes now is one too many, where so many wait to be recorded.
-    pub fn is_full(&self, waiting: usize) -> bool {
-        let full = self.late.load(Ordering::Relaxed) >= TURNS || waiting > self.room.load(Ordering::Relaxed);
-        if full {
-            self.refused.store(true, Ordering::Relaxed);
+    /// Makes the room smaller while somebody is refused for want of it and the processor is saturated, and larger otherwise.
+    fn adapt(&self, saturated: bool, least: usize) {
+        let (before, refused) = (self.room(), self.refused.swap(false, Ordering::Relaxed));
+        let room = match (saturated, refused) {
+            (true, true) => before - before / 4,
+            (true, false) => before + before / 16,
+            (false, _) => before + before / 4,
+        };
+        let room = room.clamp(least.min(WAITING), WAITING);
+        if room != before {
+            self.room.store(room, Ordering::Relaxed);
         }
-        full
+    }
+
+    /// How many may wait to be recorded.
+    pub fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    /// Whether an exchange that comes now is one too many, where so many wait to be recorded; it is to be refused then.
+    pub fn refuses(&self, waiting: usize) -> bool {
+        if waiting > self.room() {
+            self.refused.store(true, Ordering::Relaxed);
+            return true;
+        }
+        self.late.load(Ordering::Relaxed) >= TURNS
     }
 }
 
@@ -157,85 +180,79 @@ impl Prepared {
 mod tests {
     use super::*;
 
-    fn turns(overload: &Overload, count: usize, millis: u64) {
-        for _ in 0..count {
-            overload.saw(Duration::from_millis(millis), LEAST);
+    /// As many turns, with somebody refused in each.
+    fn refusing(overload: &Overload, turns: usize, saturated: bool, least: usize) {
+        for _ in 0..turns {
+            assert!(overload.refuses(WAITING + 1));
+            overload.adapt(saturated, least);
         }
-    }
-
-    /// How many may wait.
-    fn room(overload: &Overload) -> usize {
-        (0..).find(|waiting| overload.is_full(waiting + 1)).unwrap()
     }
 
     #[test]
     fn late_turns_are_overload_and_it_ends_by_itself() {
         let overload = Overload::default();
         let after = |millis| {
-            turns(&overload, 1, millis);
-            overload.is_full(0)
+            overload.saw(Duration::from_millis(millis));
+            overload.refuses(0)
         };
         assert_eq!(
             [0, 100, 3_000, 1, 101, 500, 101, 100].map(after),
             [false, false, false, false, false, true, true, false]
         );
+        // It was not the room that they lacked.
+        overload.adapt(true, LEAST);
+        assert_eq!(overload.room(), WAITING);
     }
 
     #[test]
-    fn both_causes_refuse() {
+    fn so_many_may_wait_and_no_more() {
         let overload = Overload::default();
-        assert_eq!([0, WAITING, WAITING + 1].map(|waiting| overload.is_full(waiting)), [false, false, true]);
-        turns(&overload, 2, 101);
-        assert!(overload.is_full(0));
+        assert_eq!([0, WAITING, WAITING + 1].map(|waiting| overload.refuses(waiting)), [false, false, true]);
+        overload.adapt(true, LEAST);
+        let room = overload.room();
+        assert!(room < WAITING);
+        assert_eq!([room, room + 1].map(|waiting| overload.refuses(waiting)), [false, true]);
     }
 
     #[test]
-    fn there_is_less_room_while_a_busy_processor_refuses() {
+    fn fewer_may_wait_while_a_saturated_processor_refuses() {
         let overload = Overload::default();
-        // Busy, and nobody is refused.
-        turns(&overload, 100, 50);
-        assert_eq!(room(&overload), WAITING);
-        // Who asked for the room was refused at its end.
-        turns(&overload, 1, 50);
-        assert_eq!(room(&overload), WAITING - WAITING / 4);
-        for _ in 0..20 {
-            assert!(overload.is_full(WAITING));
-            turns(&overload, 1, 2);
+        refusing(&overload, 3, true, LEAST);
+        assert_eq!(overload.room(), 216);
+        refusing(&overload, 5, true, LEAST);
+        assert_eq!(overload.room(), LEAST);
+        let of_three_threads = Overload::default();
+        refusing(&of_three_threads, 100, true, 3 * LEAST);
+        assert_eq!(of_three_threads.room(), 3 * LEAST);
+        let of_many_threads = Overload::default();
+        refusing(&of_many_threads, 100, true, 16 * LEAST);
+        assert_eq!(of_many_threads.room(), WAITING);
+    }
+
+    #[test]
+    fn all_the_room_comes_back() {
+        // The processor has time, and soon.
+        let overload = Overload::default();
+        refusing(&overload, 10, true, LEAST);
+        refusing(&overload, 10, false, LEAST);
+        assert_eq!(overload.room(), WAITING);
+        // It has none, but nobody is refused any more.
+        refusing(&overload, 10, true, LEAST);
+        for _ in 0..9 {
+            overload.adapt(true, LEAST);
         }
-        assert_eq!(room(&overload), LEAST);
+        assert!(overload.room() < WAITING / 4);
+        for _ in 0..40 {
+            overload.adapt(true, LEAST);
+        }
+        assert_eq!(overload.room(), WAITING);
     }
 
     #[test]
-    fn all_the_room_is_back_once_the_processor_has_time() {
+    fn where_the_processor_has_time_the_room_stays() {
         let overload = Overload::default();
-        for _ in 0..20 {
-            assert!(overload.is_full(WAITING + 1));
-            turns(&overload, 1, 50);
-        }
-        assert_eq!(room(&overload), LEAST);
-        turns(&overload, 20, 1);
-        assert_eq!(room(&overload), WAITING);
-    }
-
-    /// A database that keeps everybody waiting needs no processor.
-    #[test]
-    fn a_slow_database_takes_no_room() {
-        let overload = Overload::default();
-        for _ in 0..100 {
-            assert!(overload.is_full(WAITING + 1));
-            turns(&overload, 1, 1);
-        }
-        assert_eq!(room(&overload), WAITING);
-    }
-
-    #[test]
-    fn many_threads_have_all_the_room() {
-        let overload = Overload::default();
-        for _ in 0..100 {
-            assert!(overload.is_full(WAITING + 1));
-            overload.saw(Duration::from_millis(50), 16 * LEAST);
-        }
-        assert_eq!(room(&overload), WAITING);
+        refusing(&overload, 100, false, LEAST);
+        assert_eq!(overload.room(), WAITING);
     }
 
     #[test]

@@ -102,7 +102,7 @@ where
         else {
             return Either::Right(Either::Right(self.routes.call(request)));
         };
-        if services.overload.is_full(services.recorder.waiting()) {
+        if services.overload.refuses(services.recorder.waiting()) {
             let mut response = refusals.refuse(door, request.headers());
             response.headers_mut().insert(REQUEST_ID, identify(services, request.headers()));
             EXCHANGES[door as usize].refused.increment(1);

@@ -261,6 +261,7 @@ fn describe() {
     }
     for (name, meaning) in [
         ("sallyport_record_queue_depth", "Exchange records waiting for the next commit"),
+        ("sallyport_record_queue_room", "Exchange records that may wait before new exchanges are refused"),
         ("sallyport_configuration_revision", "Revision of the configuration in memory"),
         ("sallyport_configuration_confirmed", "1 while the configuration is confirmed by the database"),
         ("sallyport_configuration_loaded", "1 when all configuration is in memory, 0 while some is still being loaded"),
@@ -302,6 +303,7 @@ pub(crate) fn keep_looking(services: Arc<Services>, metrics: PrometheusHandle) {
 #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
 fn look(services: &Services) {
     let configuration = &services.configuration;
+    metrics::gauge!("sallyport_record_queue_room").set(services.overload.room() as f64);
     metrics::gauge!("sallyport_configuration_confirmed").set(f64::from(u8::from(configuration.is_confirmed())));
     if let Ok(snapshot) = configuration.current() {
         let size = snapshot.size();
