@@ -38,7 +38,7 @@ const LEAST: usize = 64;
 const SATURATED: f64 = 0.9;
 /// How much of it each turn makes: what came in the last few counts, so that a rush is over before there is less room.
 const SHARE: f64 = 0.2;
-/// A turn that comes later than this is late. About a thousand exchanges are waiting then.
+/// A turn that comes later than this is late.
 const LATE: Duration = Duration::from_millis(100);
 /// How many late turns after each other are overload: one alone is a machine that stood still for a moment.
 const TURNS: u32 = 2;
@@ -72,7 +72,7 @@ impl Overload {
         loop {
             let asked = Instant::now();
             tokio::time::sleep(PAUSE).await;
-            // Behind all tasks that are ready.
+            // Behind tasks that are ready, some sixty of them.
             tokio::task::yield_now().await;
             let (took, busy_now) = (asked.elapsed(), busy());
             self.saw(took.saturating_sub(PAUSE));
