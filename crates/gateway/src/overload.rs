@@ -4,10 +4,10 @@
 //! database or the processor cannot keep up with, and with nothing that merely waits: exchanges that stand before a stuck
 //! issuer, however many, keep nobody out.
 //!
-//! A rush finds room for all that two commits can take. Where it does not end and the processor is what has no time, fewer may
-//! wait: hardly more is granted for a longer queue, everybody in it waits longer, and what it holds is missing in the
-//! processor's caches. Where the processor has time to spare, the room stays: what everybody waits for is the database then, and
-//! a longer queue makes its commits larger.
+//! How many may wait goes by how busy the runtime's threads are. A rush finds room for all that two commits can take. Where it
+//! does not end and the processor is what has no time, fewer may wait: hardly more is granted for a longer queue, everybody in it
+//! waits longer, and what it holds is missing in the processor's caches. Where the processor has time to spare, the room stays:
+//! what everybody waits for is the database then, and a longer queue makes its commits larger.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -36,7 +36,8 @@ const WAITING: usize = 512;
 const LEAST: usize = 64;
 /// Threads that are busy for a larger part of their time have none to spare: the rest goes by while they look at the network.
 const SATURATED: f64 = 0.9;
-/// How much of it each turn makes: what came in the last few counts, so that a rush is over before there is less room.
+/// What the last turn makes of that part; the rest is what it was before. So a rush that comes to a server with time to spare finds
+/// all the room for a tenth of a second.
 const SHARE: f64 = 0.2;
 /// A turn that comes later than this is late.
 const LATE: Duration = Duration::from_millis(100);
@@ -76,9 +77,10 @@ impl Overload {
             tokio::task::yield_now().await;
             let (took, busy_now) = (asked.elapsed(), busy());
             self.saw(took.saturating_sub(PAUSE));
+            // Some 1 when all of them are busy.
             #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 threads")]
-            let part = busy_now.saturating_sub(busy_before).as_secs_f64() / (took.as_secs_f64() * threads as f64);
-            usual += (part - usual) * SHARE;
+            let busy_part = busy_now.saturating_sub(busy_before).as_secs_f64() / (took.as_secs_f64() * threads as f64);
+            usual += (busy_part - usual) * SHARE;
             self.adapt(usual > SATURATED, LEAST * threads);
             busy_before = busy_now;
         }
