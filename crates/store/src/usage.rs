@@ -17,7 +17,7 @@ use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
 use crate::bulk::BulkInsert;
@@ -28,10 +28,14 @@ use crate::store::{Store, WeakStore, retry, timed};
 
 /// How long uses are gathered.
 const GATHERING: Duration = Duration::from_secs(10);
-/// With so many gathered, they are written at once.
+/// With so many gathered, writing begins without waiting for the rest of it.
 const MANY: usize = 16_384;
-/// Most of one transaction: whoever waits to be recorded waits for no more.
-const PART: usize = 512;
+/// Most of one transaction: whoever waits to be recorded waits for no more. Among a million trusts each is on pages of its own,
+/// and takes some 60 µs.
+const PART: usize = 32;
+/// How long it takes at least to write what was gathered. At once, it would keep the writer and the processor from exchanges for
+/// as long as all of it takes.
+const WRITING: Duration = Duration::from_secs(5);
 /// How far back from the newest exchange a use may not have been written: longer than they are gathered and written in.
 const UNWRITTEN: Duration = Duration::from_secs(30);
 
@@ -81,7 +85,8 @@ pub(crate) async fn write(db: &impl ConnectionTrait, uses: &Uses) -> Result<(), 
 #[derive(Debug, Default)]
 pub(crate) struct Usages {
     unwritten: Mutex<Uses>,
-    /// Held by who writes: however many want it done, one at a time stands in the recorder's way, and the next finds it done.
+    /// Held by who writes a part: however many want it done, one at a time stands in the recorder's way, and the next goes on
+    /// where it ended.
     writing: tokio::sync::Mutex<()>,
     many: Notify,
 }
@@ -152,20 +157,25 @@ impl Store {
     /// # Errors
     /// The database; what it did not take stays in memory.
     pub(crate) async fn write_uses(&self, of: Option<&Scope>) -> Result<(), StoreError> {
-        let Some(usages) = self.usages() else { return Ok(()) };
-        let _one_at_a_time = usages.writing.lock().await;
-        let mut after = None;
-        loop {
-            let part = usages.part(after, of);
-            let Some((last, _)) = part.last_key_value() else { return Ok(()) };
-            after = Some(*last);
-            let work = retry(|| write_part(self, &part));
-            match timeout(COMMIT, timed("uses", work)).await {
-                Ok(written) => written?,
-                Err(_) => return Err(StoreError::timed_out("writing when trusts were last used")),
-            }
-            usages.wrote(&part);
+        let mut written = None;
+        while let Some(last) = self.write_next_uses(written, of).await? {
+            written = Some(last);
         }
+        Ok(())
+    }
+
+    /// Writes the next part of these, behind that trust. Answers the last trust of it; none when nothing is left.
+    async fn write_next_uses(&self, after: Option<TrustId>, of: Option<&Scope>) -> Result<Option<TrustId>, StoreError> {
+        let Some(usages) = self.usages() else { return Ok(None) };
+        let _one_at_a_time = usages.writing.lock().await;
+        let part = usages.part(after, of);
+        let Some((last, _)) = part.last_key_value() else { return Ok(None) };
+        match timeout(COMMIT, timed("uses", retry(|| write_part(self, &part)))).await {
+            Ok(written) => written?,
+            Err(_) => return Err(StoreError::timed_out("writing when trusts were last used")),
+        }
+        usages.wrote(&part);
+        Ok(Some(*last))
     }
 
     /// Takes into memory what a process that died may not have written: the uses of the last exchanges on record.
@@ -219,10 +229,27 @@ pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
     }
     loop {
         let _ = timeout(GATHERING, usages.many.notified()).await;
-        let Some(store) = store.upgrade() else { return };
-        if let Err(error) = store.write_uses(None).await {
-            tracing::warn!(%error, "when trusts were last used could not be written; it will be tried again");
+        match write_gathered(&usages, &store).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, "when trusts were last used could not be written; it will be tried again");
+            }
         }
+    }
+}
+
+/// Writes what was gathered, part by part, evenly over [`WRITING`]. Answers whether the store is still there.
+async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, StoreError> {
+    let parts = usages.lock().len().div_ceil(PART).max(1);
+    let mut turns = interval(WRITING / u32::try_from(parts).unwrap_or(u32::MAX));
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut written = None;
+    loop {
+        turns.tick().await;
+        let Some(store) = store.upgrade() else { return Ok(false) };
+        let Some(last) = store.write_next_uses(written, None).await? else { return Ok(true) };
+        written = Some(last);
     }
 }
 

@@ -187,6 +187,7 @@ conformance! {
     last_use_shows_once_answered_and_never_goes_back,
     uses_that_were_not_written_are_found_in_the_record,
     uses_are_written_before_the_store_closes,
+    the_uses_of_many_trusts_are_written_whoever_wants_it,
     the_use_of_a_trust_that_is_gone_leaves_nothing_behind,
     a_full_queue_refuses,
     shutdown_commits_what_is_queued,
@@ -1467,6 +1468,30 @@ async fn uses_are_written_before_the_store_closes(db: Db) {
     let other = db.replica().await;
     db.store.close().await;
     assert_eq!(other.last_used(&[trust.id]).await.unwrap()[&trust.id], now());
+}
+
+async fn the_uses_of_many_trusts_are_written_whoever_wants_it(db: Db) {
+    let configuration = db.configuration().await;
+    let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
+    let (provider, account, first) = furnished(&configuration).await;
+    // More than are written at a time, and elsewhere as many that are not asked for.
+    let outside = an_account(Scope::Platform);
+    let mut trusts: Vec<Trust> = (0..100).map(|_| a_trust(&provider, &account)).collect();
+    let foreign: Vec<Trust> = (0..40).map(|_| a_trust(&provider, &outside)).collect();
+    let mut writes = vec![Write::PutServiceAccount(outside)];
+    writes.extend(trusts.iter().chain(&foreign).map(put_trust));
+    let revision = write(&configuration, writes).await.revision();
+    trusts.push(first);
+    let all = trusts.iter().chain(&foreign).map(|trust| recorder.record(a_grant(trust), revision));
+    assert!(futures_join(all).await.into_iter().all(|recorded| recorded == Ok(Recorded::Durable)));
+    futures_join((0..3).map(|_| list_by_use(&db.store))).await;
+    let other = db.replica().await;
+    let ids: Vec<TrustId> = trusts.iter().map(|trust| trust.id).collect();
+    assert_eq!(other.last_used(&ids).await.unwrap().len(), ids.len());
+    recorder.shutdown().await;
+    db.store.close().await;
+    let ids: Vec<TrustId> = foreign.iter().map(|trust| trust.id).collect();
+    assert_eq!(other.last_used(&ids).await.unwrap().len(), ids.len());
 }
 
 async fn a_full_queue_refuses(db: Db) {
