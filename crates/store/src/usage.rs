@@ -36,7 +36,8 @@ const PART: usize = 32;
 /// How long it takes at least to write what was gathered. At once, it would keep the writer and the processor from exchanges for
 /// as long as all of it takes.
 const WRITING: Duration = Duration::from_secs(5);
-/// How far back from the newest exchange a use may not have been written: longer than they are gathered and written in.
+/// How far back from the newest exchange a use may not have been written: longer than it waits for the writing that has passed
+/// its trust, for the gathering after it, and for the next writing.
 const UNWRITTEN: Duration = Duration::from_secs(30);
 
 /// Keeps what is newer.
