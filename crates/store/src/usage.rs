@@ -5,7 +5,7 @@
 //! itself alone, those among them by which bindings are listed by their last use. Whoever asks is told what is in memory as
 //! well, and when the process dies before it is written, the record still says it: see [`Store::recover_uses`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,14 +15,18 @@ use sallyport_domain::exchange::ExchangeRecord;
 use sallyport_domain::id::TrustId;
 use sallyport_domain::scope::Scope;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select};
+use sea_orm::sqlx::sqlite::SqliteArguments;
+use sea_orm::sqlx::{self, Arguments as _, query_with};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select,
+};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
-use crate::bulk::BulkInsert;
-use crate::entity::{exchange, trust, trust_usage};
-use crate::error::StoreError;
+use crate::bulk::{BulkInsert, Texts};
+use crate::entity::{exchange, trust_usage};
+use crate::error::{StoreError, of_sqlx};
 use crate::recorder::COMMIT;
 use crate::store::{Store, WeakStore, retry, timed};
 
@@ -31,8 +35,8 @@ const GATHERING: Duration = Duration::from_secs(10);
 /// With so many gathered, writing begins without waiting for the rest of it.
 const MANY: usize = 16_384;
 /// Most of one transaction: whoever waits to be recorded waits for no more. Among a million trusts each is on pages of its own,
-/// and takes some 60 µs.
-const PART: usize = 32;
+/// and takes some 60 µs. At most [`ROWS`](crate::bulk::ROWS).
+const PART: usize = 16;
 /// How long it takes at least to write what was gathered. At once, it would keep the writer and the processor from exchanges for
 /// as long as all of it takes.
 const WRITING: Duration = Duration::from_secs(5);
@@ -67,7 +71,7 @@ pub(crate) fn add(uses: &mut Uses, grant: &ExchangeRecord, at: Timestamp) {
     }
 }
 
-/// Writes uses, in a transaction of the caller's.
+/// Writes uses on PostgreSQL, in a transaction of the caller's.
 ///
 /// # Errors
 /// The database.
@@ -208,17 +212,30 @@ fn uses_since(since: i64) -> Select<exchange::Entity> {
     parts.into_iter().fold(granted.filter(Column::TrustId.is_not_null()), QuerySelect::group_by)
 }
 
-/// One transaction. A trust that is gone by now gets no row: nobody would take it away again.
+/// The texts of [`write_part`], by the number of uses.
+static UPDATES: Texts = Texts::new();
+
+/// Writes 1 to [`PART`] uses on SQLite, in a transaction that is this one statement. A trust that is gone by now has no row, and
+/// gets none: nobody would take it away again.
 async fn write_part(store: &Store, part: &Uses) -> Result<(), StoreError> {
-    use trust::{Column, Entity};
-    let transaction = store.begin_write().await?;
-    let there = Entity::find().select_only().column(Column::Id).filter(Column::Id.is_in(part.keys().map(|id| id.0)));
-    let there: HashSet<Uuid> = there.into_tuple().all(&transaction).await?.into_iter().collect();
-    let part: Uses =
-        part.iter().filter(|(id, _)| there.contains(&id.0)).map(|(id, last)| (*id, last.clone())).collect();
-    write(&transaction, &part).await?;
-    transaction.commit().await?;
+    let failed = |error| of_sqlx(&error);
+    let mut arguments = SqliteArguments::default();
+    for (trust, last) in part {
+        let added = arguments.add(trust.0).and_then(|()| arguments.add(last.at.micros()));
+        added.map_err(|error| failed(sqlx::Error::Encode(error)))?;
+    }
+    let text = UPDATES.get(DbBackend::Sqlite, part.len(), || update(part.len()));
+    query_with(text, arguments).execute(store.write().get_sqlite_connection_pool()).await.map_err(failed)?;
     Ok(())
+}
+
+/// With `OR ROLLBACK` SQLite keeps no copy of each page that the statement changes, to undo it alone should it fail half-way.
+fn update(uses: usize) -> String {
+    let given = vec!["(?, ?)"; uses].join(", ");
+    format!(
+        "UPDATE OR ROLLBACK trust_usages SET last_used_at = given.column2 FROM (VALUES {given}) AS given \
+         WHERE trust_id = given.column1 AND last_used_at < given.column2"
+    )
 }
 
 /// Writes what was gathered, time and again, until the store is gone.
@@ -256,7 +273,7 @@ async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, Stor
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::{DbBackend, QueryTrait};
+    use sea_orm::{IntoActiveModel as _, QueryTrait, Statement, Value};
 
     use super::*;
     use crate::listing::testing::{plan, scratch};
@@ -266,5 +283,27 @@ mod tests {
         let (store, _folder) = scratch().await;
         let plan = plan(&store, uses_since(1).build(DbBackend::Sqlite)).await;
         assert!(plan.contains("SEARCH exchanges USING INDEX ix_exchanges_time_id"), "{plan}");
+    }
+
+    #[tokio::test]
+    async fn each_use_that_is_written_is_looked_up() {
+        let (store, _folder) = scratch().await;
+        let values = (0..4).map(Value::from);
+        let plan = plan(&store, Statement::from_sql_and_values(DbBackend::Sqlite, update(2), values)).await;
+        assert!(plan.contains("SEARCH trust_usages USING INDEX sqlite_autoindex_trust_usages_1"), "{plan}");
+    }
+
+    #[tokio::test]
+    async fn an_older_use_does_not_take_the_place_of_a_newer_one() {
+        let (store, _folder) = scratch().await;
+        let (trust, scope) = (TrustId(Uuid::from_u128(7)), Scope::Platform);
+        let row = trust_usage::Model { trust_id: trust.0, scope: scope.key(), binding: false, last_used_at: 0 };
+        trust_usage::Entity::insert(row.into_active_model()).exec_without_returning(store.writer()).await.unwrap();
+        let nine = Timestamp::from_micros(9);
+        for at in [nine, Timestamp::from_micros(8)] {
+            let uses = Uses::from([(trust, Use { scope: scope.clone(), binding: false, at })]);
+            write_part(&store, &uses).await.unwrap();
+            assert_eq!(store.last_used(&[trust]).await.unwrap()[&trust], nine);
+        }
     }
 }
