@@ -148,10 +148,11 @@ impl Store {
             used.extend(trusts.iter().filter_map(|trust| Some((*trust, unwritten.get(trust)?.at))));
         }
         let ids = trusts.iter().map(|id| id.0);
-        let written = Entity::find().filter(Column::TrustId.is_in(ids)).filter(Column::LastUsedAt.gt(0));
-        for row in written.all(self.reader()).await? {
-            let at = Timestamp::from_micros(row.last_used_at);
-            let known = used.entry(TrustId(row.trust_id)).or_insert(at);
+        let written = Entity::find().select_only().columns([Column::TrustId, Column::LastUsedAt]);
+        let written = written.filter(Column::TrustId.is_in(ids)).filter(Column::LastUsedAt.gt(0));
+        for (trust, at) in written.into_tuple::<(Uuid, i64)>().all(self.reader()).await? {
+            let at = Timestamp::from_micros(at);
+            let known = used.entry(TrustId(trust)).or_insert(at);
             *known = at.max(*known);
         }
         Ok(used)
