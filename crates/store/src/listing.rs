@@ -237,7 +237,7 @@ impl Store {
         let mut providers: Vec<_> = page.items.iter().map(|row| row.provider_id).collect();
         providers.sort_unstable();
         providers.dedup();
-        // At once: whoever asks waits for the database twice, and not four times.
+        // At once: each by itself would be a way to the database and back.
         let (used, mut accounts, rows) = tokio::try_join!(
             self.last_used(&trusts),
             by_key::<service_account::Entity, _, _>(db, service_account::Column::Id, accounts, |row| row.id),

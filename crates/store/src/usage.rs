@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use uuid::Uuid;
 
-use crate::bulk::{BulkInsert, Texts};
+use crate::bulk::{BulkInsert, ROWS, Texts};
 use crate::entity::{exchange, trust_usage};
 use crate::error::{StoreError, of_sqlx};
 use crate::recorder::COMMIT;
@@ -34,14 +34,16 @@ use crate::store::{Store, WeakStore, retry, timed};
 const GATHERING: Duration = Duration::from_secs(10);
 /// With so many gathered, writing begins without waiting for the rest of it.
 const MANY: usize = 16_384;
-/// Most of one transaction: whoever waits to be recorded waits for no more. Among a million trusts each is on pages of its own,
-/// and takes some 60 µs. At most [`ROWS`](crate::bulk::ROWS).
+/// In how many parts that is written: each is a transaction, which who is being recorded meanwhile waits for. Among a million trusts
+/// each use is on pages of its own, and takes some 60 µs.
+const PARTS: usize = 512;
+/// A part is no smaller, unless there is no more: each waits for the disk.
 const PART: usize = 16;
-/// How long it takes at least to write what was gathered. At once, it would keep the writer and the processor from exchanges for
-/// as long as all of it takes.
+/// How long writing what was gathered takes at least. At once, it would keep the writer and the processor from exchanges for as
+/// long as all of it takes.
 const WRITING: Duration = Duration::from_secs(5);
-/// How far back from the newest exchange a use may not have been written: longer than it waits for the writing that has passed
-/// its trust, for the gathering after it, and for the next writing.
+/// How far back from the newest exchange a use may not have been written, as long as writing succeeds: longer than it waits for the
+/// writing that does not include it, for the gathering after that, and for the next writing.
 const UNWRITTEN: Duration = Duration::from_secs(30);
 
 /// Keeps what is newer.
@@ -114,13 +116,19 @@ impl Usages {
         }
     }
 
-    /// The next ones by id, of this scope or of all.
-    fn part(&self, after: Option<TrustId>, of: Option<&Scope>) -> Uses {
+    /// The next ones by id, of this scope or of all; at most [`ROWS`].
+    fn next(&self, after: Option<TrustId>, of: Option<&Scope>) -> Uses {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let unwritten = self.lock();
         let wanted = |(_, last): &(&TrustId, &Use)| of.is_none_or(|scope| last.scope == *scope);
-        let range = unwritten.range((from, Bound::Unbounded)).filter(wanted).take(PART);
+        let range = unwritten.range((from, Bound::Unbounded)).filter(wanted).take(ROWS);
         range.map(|(trust, last)| (*trust, last.clone())).collect()
+    }
+
+    /// What is unwritten of these trusts' uses.
+    fn of(&self, trusts: &[TrustId]) -> Uses {
+        let unwritten = self.lock();
+        trusts.iter().filter_map(|trust| Some((*trust, unwritten.get(trust)?.clone()))).collect()
     }
 
     /// These are in the database; what came meanwhile is not.
@@ -164,24 +172,27 @@ impl Store {
     /// The database; what it did not take stays in memory.
     pub(crate) async fn write_uses(&self, of: Option<&Scope>) -> Result<(), StoreError> {
         let mut written = None;
-        while let Some(last) = self.write_next_uses(written, of).await? {
-            written = Some(last);
+        loop {
+            let part = self.write_some(|usages| usages.next(written, of)).await?;
+            let Some((last, _)) = part.last_key_value() else { return Ok(()) };
+            written = Some(*last);
         }
-        Ok(())
     }
 
-    /// Writes the next part of these, behind that trust. Answers the last trust of it; none when nothing is left.
-    async fn write_next_uses(&self, after: Option<TrustId>, of: Option<&Scope>) -> Result<Option<TrustId>, StoreError> {
-        let Some(usages) = self.usages() else { return Ok(None) };
+    /// Writes what `choose` finds, at most [`ROWS`] uses, and answers it.
+    async fn write_some(&self, choose: impl FnOnce(&Usages) -> Uses) -> Result<Uses, StoreError> {
+        let Some(usages) = self.usages() else { return Ok(Uses::new()) };
         let _one_at_a_time = usages.writing.lock().await;
-        let part = usages.part(after, of);
-        let Some((last, _)) = part.last_key_value() else { return Ok(None) };
+        let part = choose(usages);
+        if part.is_empty() {
+            return Ok(part);
+        }
         match timeout(COMMIT, timed("uses", retry(|| write_part(self, &part)))).await {
             Ok(written) => written?,
             Err(_) => return Err(StoreError::timed_out("writing when trusts were last used")),
         }
         usages.wrote(&part);
-        Ok(Some(*last))
+        Ok(part)
     }
 
     /// Takes into memory what a process that died may not have written: the uses of the last exchanges on record.
@@ -216,7 +227,7 @@ fn uses_since(since: i64) -> Select<exchange::Entity> {
 /// The texts of [`write_part`], by the number of uses.
 static UPDATES: Texts = Texts::new();
 
-/// Writes 1 to [`PART`] uses on SQLite, in a transaction that is this one statement. A trust that is gone by now has no row, and
+/// Writes 1 to [`ROWS`] uses on SQLite, in a transaction that is this one statement. A trust that is gone by now has no row, and
 /// gets none: nobody would take it away again.
 async fn write_part(store: &Store, part: &Uses) -> Result<(), StoreError> {
     let failed = |error| of_sqlx(&error);
@@ -230,11 +241,10 @@ async fn write_part(store: &Store, part: &Uses) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// With `OR ROLLBACK` SQLite keeps no copy of each page that the statement changes, to undo it alone should it fail half-way.
 fn update(uses: usize) -> String {
     let given = vec!["(?, ?)"; uses].join(", ");
     format!(
-        "UPDATE OR ROLLBACK trust_usages SET last_used_at = given.column2 FROM (VALUES {given}) AS given \
+        "UPDATE trust_usages SET last_used_at = given.column2 FROM (VALUES {given}) AS given \
          WHERE trust_id = given.column1 AND last_used_at < given.column2"
     )
 }
@@ -258,18 +268,19 @@ pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
     }
 }
 
-/// Writes what was gathered, part by part, evenly over [`WRITING`]. Answers whether the store is still there.
+/// Writes what was gathered up to now, part by part, evenly over [`WRITING`]. What comes meanwhile is for the next time: however many
+/// trusts come into use, this ends. Answers whether the store is still there.
 async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, StoreError> {
-    let parts = usages.lock().len().div_ceil(PART).max(1);
-    let mut turns = interval(WRITING / u32::try_from(parts).unwrap_or(u32::MAX));
+    let trusts: Vec<TrustId> = usages.lock().keys().copied().collect();
+    let parts = trusts.chunks((trusts.len() / PARTS).clamp(PART, ROWS));
+    let mut turns = interval(WRITING / u32::try_from(parts.len().max(1)).unwrap_or(u32::MAX));
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut written = None;
-    loop {
+    for part in parts {
         turns.tick().await;
         let Some(store) = store.upgrade() else { return Ok(false) };
-        let Some(last) = store.write_next_uses(written, None).await? else { return Ok(true) };
-        written = Some(last);
+        store.write_some(|usages| usages.of(part)).await?;
     }
+    Ok(store.upgrade().is_some())
 }
 
 #[cfg(test)]
@@ -294,17 +305,58 @@ mod tests {
         assert!(plan.contains("SEARCH trust_usages USING INDEX sqlite_autoindex_trust_usages_1"), "{plan}");
     }
 
+    const NINE: Timestamp = Timestamp::from_micros(9);
+
+    fn used(at: Timestamp) -> Use {
+        Use { scope: Scope::Platform, binding: false, at }
+    }
+
+    /// Trusts that were never used, as far as their uses go.
+    async fn trusts(store: &Store, count: u128) -> Vec<TrustId> {
+        let ids: Vec<TrustId> = (0..count).map(|n| TrustId(Uuid::from_u128(n))).collect();
+        for id in &ids {
+            let scope = Scope::Platform.key();
+            let row = trust_usage::Model { trust_id: id.0, scope, binding: false, last_used_at: 0 };
+            trust_usage::Entity::insert(row.into_active_model()).exec_without_returning(store.writer()).await.unwrap();
+        }
+        ids
+    }
+
     #[tokio::test]
     async fn an_older_use_does_not_take_the_place_of_a_newer_one() {
         let (store, _folder) = scratch().await;
-        let (trust, scope) = (TrustId(Uuid::from_u128(7)), Scope::Platform);
-        let row = trust_usage::Model { trust_id: trust.0, scope: scope.key(), binding: false, last_used_at: 0 };
-        trust_usage::Entity::insert(row.into_active_model()).exec_without_returning(store.writer()).await.unwrap();
-        let nine = Timestamp::from_micros(9);
-        for at in [nine, Timestamp::from_micros(8)] {
-            let uses = Uses::from([(trust, Use { scope: scope.clone(), binding: false, at })]);
-            write_part(&store, &uses).await.unwrap();
-            assert_eq!(store.last_used(&[trust]).await.unwrap()[&trust], nine);
+        let trust = trusts(&store, 1).await[0];
+        for at in [NINE, Timestamp::from_micros(8)] {
+            write_part(&store, &Uses::from([(trust, used(at))])).await.unwrap();
+            assert_eq!(store.last_used(&[trust]).await.unwrap()[&trust], NINE);
         }
+    }
+
+    #[tokio::test]
+    async fn each_trust_gets_its_own_time() {
+        let (store, _folder) = scratch().await;
+        let trusts = trusts(&store, ROWS as u128).await;
+        let times = (1..).map(Timestamp::from_micros);
+        let uses: Uses = trusts.iter().copied().zip(times.map(used)).collect();
+        write_part(&store, &uses).await.unwrap();
+        let written = store.last_used(&trusts).await.unwrap();
+        assert_eq!(written, uses.into_iter().map(|(trust, last)| (trust, last.at)).collect());
+    }
+
+    #[tokio::test]
+    async fn what_comes_into_use_meanwhile_is_written_the_next_time() {
+        let (store, _folder) = scratch().await;
+        let trusts = trusts(&store, 1_001).await;
+        let usages = store.usages().unwrap();
+        let uses = |trusts: &[TrustId]| trusts.iter().map(|trust| (*trust, used(NINE))).collect();
+        usages.gather(uses(&trusts[..1]));
+        let weak = store.downgrade();
+        // Polled in this order.
+        let meanwhile = async { usages.gather(uses(&trusts[1..])) };
+        let (there, ()) = tokio::join!(biased; write_gathered(usages, &weak), meanwhile);
+        assert_eq!(there, Ok(true));
+        assert_eq!(usages.lock().len(), 1_000);
+        store.write_uses(None).await.unwrap();
+        assert!(usages.lock().is_empty());
     }
 }
