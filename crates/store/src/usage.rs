@@ -241,6 +241,7 @@ async fn write_part(store: &Store, part: &Uses) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The statement for so many uses. A row that is newer already stays as it is.
 fn update(uses: usize) -> String {
     let given = vec!["(?, ?)"; uses].join(", ");
     format!(
