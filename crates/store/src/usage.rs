@@ -21,7 +21,7 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select,
 };
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::bulk::{BulkInsert, ROWS, Texts};
@@ -34,17 +34,19 @@ use crate::store::{Store, WeakStore, retry, timed};
 const GATHERING: Duration = Duration::from_secs(10);
 /// With so many gathered, writing begins without waiting for the rest of it.
 const MANY: usize = 16_384;
-/// In how many parts that is written: each is a transaction, which who is being recorded meanwhile waits for. Among a million trusts
+/// In how many parts they are written: each is a transaction, which who is being recorded meanwhile waits for. Among a million trusts
 /// each use is on pages of its own, and takes some 60 µs.
 const PARTS: usize = 512;
 /// A part is no smaller, unless there is no more: each waits for the disk.
 const PART: usize = 16;
-/// How long writing what was gathered takes at least. At once, it would keep the writer and the processor from exchanges for as
-/// long as all of it takes.
-const WRITING: Duration = Duration::from_secs(5);
+/// How long writing what was gathered takes. At once, it would keep the writer and the processor from exchanges for as long as all of
+/// it takes; and the longer it takes, the fewer uses are written of a trust that is used all the time.
+const WRITING: Duration = Duration::from_secs(30);
+/// How long it takes at least while there are [`MANY`]: they are in memory.
+const WRITING_MANY: Duration = Duration::from_secs(5);
 /// How far back from the newest exchange a use may not have been written, as long as writing succeeds: longer than it waits for the
 /// writing that does not include it, for the gathering after that, and for the next writing.
-const UNWRITTEN: Duration = Duration::from_secs(30);
+const UNWRITTEN: Duration = Duration::from_secs(90);
 
 /// Keeps what is newer.
 static USAGES: BulkInsert<trust_usage::Entity> = BulkInsert::new(Some(|| {
@@ -114,6 +116,10 @@ impl Usages {
         if unwritten.len() >= MANY {
             self.many.notify_one();
         }
+    }
+
+    fn are_many(&self) -> bool {
+        self.lock().len() >= MANY
     }
 
     /// The next ones by id, of this scope or of all; at most [`ROWS`].
@@ -269,15 +275,18 @@ pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
     }
 }
 
-/// Writes what was gathered up to now, part by part, evenly over [`WRITING`]. What comes meanwhile is for the next time: however many
-/// trusts come into use, this ends. Answers whether the store is still there.
+/// Writes what was gathered up to now, part by part, evenly over [`WRITING`], or faster while there are [`MANY`]. What comes
+/// meanwhile is for the next time: however many trusts come into use, this ends. Answers whether the store is still there.
 async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, StoreError> {
     let trusts: Vec<TrustId> = usages.lock().keys().copied().collect();
     let parts = trusts.chunks((trusts.len() / PARTS).clamp(PART, ROWS));
-    let mut turns = interval(WRITING / u32::try_from(parts.len().max(1)).unwrap_or(u32::MAX));
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for part in parts {
-        turns.tick().await;
+    let count = u32::try_from(parts.len().max(1)).unwrap_or(u32::MAX);
+    for (number, part) in parts.enumerate() {
+        match number {
+            0 => {}
+            _ if usages.are_many() => sleep(WRITING_MANY / count).await,
+            _ => drop(timeout(WRITING / count, usages.many.notified()).await),
+        }
         let Some(store) = store.upgrade() else { return Ok(false) };
         store.write_some(|usages| usages.of(part)).await?;
     }
