@@ -17,7 +17,6 @@ pub mod exchange;
 pub mod id;
 pub mod identity;
 pub mod issuer;
-mod keyed;
 pub mod lint;
 pub mod mapping;
 pub mod matching;

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use imbl::{GenericHashMap, GenericOrdSet};
+use imbl::{GenericHashMap, GenericOrdMap, GenericOrdSet};
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::issuer::IssuerKey;
-use crate::keyed::ById;
 use crate::matching::{Candidate, EXPLAINED};
 use crate::principal::{ApiToken, ServiceAccount};
 use crate::provider::Provider;
@@ -15,14 +15,28 @@ use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
 use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
-use crate::trust_index::TrustIndex;
+use crate::trust_index::{Half, TrustIndex};
 use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
+/// By id, for what there is a million of: hash maps would take three times the memory.
+type ById<V> = GenericOrdMap<Shuffled, Arc<V>, imbl::shared_ptr::DefaultSharedPtr>;
 type Ordered<V> = GenericOrdSet<V, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// How many ended revocations [`Snapshot::forget_ended`] drops at most: it runs between requests.
 const FORGOTTEN_AT_ONCE: usize = 10_000;
+
+/// An id by which a tree is ordered. Ids begin with the time: inserted in their own order, they would leave every leaf of the
+/// tree half empty.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Shuffled(u64, u64);
+
+impl Shuffled {
+    const fn of(id: Uuid) -> Self {
+        let (time, random) = id.as_u64_pair();
+        Self(random, time)
+    }
+}
 
 /// One change of configuration: a thing as it now is, or gone.
 #[derive(Clone, Debug)]
@@ -145,8 +159,8 @@ impl Snapshot {
             Change::Organization(id, value) => put(&mut self.organizations, id, value),
             Change::Space(id, value) => put(&mut self.spaces, id, value),
             Change::Role(organization, name, value) => put(&mut self.roles, (organization, name), value),
-            Change::ServiceAccount(_, Some(value)) => self.accounts.insert(value),
-            Change::ServiceAccount(id, None) => drop(self.accounts.remove(id.0)),
+            Change::ServiceAccount(id, Some(value)) => drop(self.accounts.insert(Shuffled::of(id.0), value)),
+            Change::ServiceAccount(id, None) => drop(self.accounts.remove(&Shuffled::of(id.0))),
             Change::ApiToken(id, value) => {
                 if let Some(old) = self.tokens.get(&id) {
                     self.tokens_by_hash.remove(&old.secret_hash);
@@ -177,12 +191,12 @@ impl Snapshot {
     }
 
     fn apply_trust(&mut self, id: TrustId, value: Option<Arc<CompiledTrust>>) {
-        if let Some(old) = self.trusts.remove(id.0) {
+        if let Some(old) = self.trusts.remove(&Shuffled::of(id.0)) {
             self.trust_index.remove(&old);
         }
         if let Some(trust) = value {
             self.trust_index.insert(&trust);
-            self.trusts.insert(trust);
+            self.trusts.insert(Shuffled::of(id.0), trust);
         }
     }
 
@@ -198,7 +212,7 @@ impl Snapshot {
 
     /// A service account, wherever it lives. Callers that act for a principal check its scope.
     pub fn service_account(&self, id: ServiceAccountId) -> Option<&Arc<ServiceAccount>> {
-        self.accounts.get(id.0)
+        self.accounts.get(&Shuffled::of(id.0))
     }
 
     /// A provider.
@@ -228,7 +242,7 @@ impl Snapshot {
 
     /// A trust.
     pub fn trust(&self, id: TrustId) -> Option<&Arc<CompiledTrust>> {
-        self.trusts.get(id.0)
+        self.trusts.get(&Shuffled::of(id.0))
     }
 
     /// An organization's own role.
@@ -312,7 +326,7 @@ impl Snapshot {
 
     /// The trust with this client name, with all it hangs together with.
     pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
-        let mut trusts = self.trust_index.of_client(client_name);
+        let mut trusts = self.trust_index.of_client(client_name).flat_map(|half| self.trusts_with(half));
         self.candidate_of(trusts.find(|trust| &*trust.trust().client_name == client_name)?)
     }
 
@@ -348,18 +362,25 @@ impl Snapshot {
 
     /// The candidates of every issuer in exactly this scope: for the simulator's view of a whole scope.
     pub fn candidates_in(&self, scope: &Scope) -> Vec<Candidate> {
-        let trusts = self.trust_index.of_scope(scope);
+        let trusts = self.trust_index.of_scope(scope).flat_map(|half| self.trusts_with(half));
         trusts.filter(|trust| trust.trust().scope == *scope).filter_map(|trust| self.candidate_of(trust)).collect()
     }
 
+    fn trusts_with(&self, half: Half) -> impl Iterator<Item = &Arc<CompiledTrust>> {
+        let half = half.number();
+        let trusts = self.trusts.range(Shuffled(half, u64::MIN)..).take_while(move |(id, _)| id.0 == half);
+        trusts.map(|(_, trust)| trust)
+    }
+
     /// The index answers by hashes: each trust is asked for its own scope and issuer.
-    fn those_of<'s>(
-        &'s self,
+    fn those_of(
+        &self,
         scope: &Scope,
         issuer: &IssuerKey,
-        trusts: impl Iterator<Item = &'s Arc<CompiledTrust>>,
+        halves: impl Iterator<Item = Half>,
     ) -> impl Iterator<Item = Candidate> {
         let is_of = move |trust: &&Arc<CompiledTrust>| trust.trust().scope == *scope && trust.issuer() == issuer;
+        let trusts = halves.flat_map(|half| self.trusts_with(half));
         trusts.filter(is_of).filter_map(|trust| self.candidate_of(trust))
     }
 

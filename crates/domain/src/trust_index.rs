@@ -1,83 +1,106 @@
 //! Which trusts may mean a subject, without looking at each: for a scope that has thousands for one issuer. And which trust
 //! has a client name.
 //!
-//! The index goes by hashes, so that a million trusts take some seventy megabytes, and answers too much rather than too little:
-//! whoever asks looks at each trust itself again.
+//! The index holds hashes and halves of ids, so that a million trusts take some sixty megabytes, and answers too much rather
+//! than too little: whoever asks looks at each trust itself again.
 
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::Arc;
+
+use imbl::GenericOrdSet;
+use uuid::Uuid;
 
 use crate::issuer::IssuerKey;
-use crate::keyed::Keyed;
 use crate::scope::Scope;
 use crate::subject::SubjectKey;
 use crate::trust::CompiledTrust;
 
-/// Hashes of scope, issuer and subject key.
-type Place = (u32, u32, u32);
+/// The half of an id that is drawn at random, and so tells the id apart from nearly all others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Half([u8; 8]);
+
+impl Half {
+    const FIRST: Self = Self([u8::MIN; 8]);
+
+    /// Of this id.
+    pub(crate) const fn of(id: Uuid) -> Self {
+        Self(id.as_u64_pair().1.to_be_bytes())
+    }
+
+    /// As [`Uuid::as_u64_pair`] has it.
+    pub(crate) const fn number(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+}
+
+/// Hashes of scope, issuer and subject key, and the trust.
+type Entry = (u32, u32, u32, Half);
 
 /// Trusts by scope, issuer and subject, and by client name. Copies share what they have in common.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustIndex {
-    places: Keyed<Place, CompiledTrust>,
-    clients: Keyed<u64, CompiledTrust>,
+    entries: GenericOrdSet<Entry, imbl::shared_ptr::DefaultSharedPtr>,
+    clients: GenericOrdSet<(u32, Half), imbl::shared_ptr::DefaultSharedPtr>,
     hasher: RandomState,
 }
 
 impl TrustIndex {
     /// Adds a trust.
-    pub(crate) fn insert(&mut self, trust: &Arc<CompiledTrust>) {
-        self.places.insert(self.place(trust), Arc::clone(trust));
-        self.clients.insert(self.client(&trust.trust().client_name), Arc::clone(trust));
+    pub(crate) fn insert(&mut self, trust: &CompiledTrust) {
+        self.entries.insert(self.entry(trust));
+        self.clients.insert(self.client(trust));
     }
 
     /// Takes a trust out; it must be as it was when it was added.
     pub(crate) fn remove(&mut self, trust: &CompiledTrust) {
-        let id = trust.trust().id.0;
-        self.places.remove(self.place(trust), id);
-        self.clients.remove(self.client(&trust.trust().client_name), id);
+        self.entries.remove(&self.entry(trust));
+        self.clients.remove(&self.client(trust));
     }
 
     /// Those of a scope, and by chance others.
-    pub(crate) fn of_scope(&self, scope: &Scope) -> impl Iterator<Item = &Arc<CompiledTrust>> {
+    pub(crate) fn of_scope(&self, scope: &Scope) -> impl Iterator<Item = Half> {
         let scope = self.hash(scope);
-        self.places.of_all((scope, u32::MIN, u32::MIN), move |place| place.0 == scope)
+        self.entries_from((scope, u32::MIN, u32::MIN), move |entry| entry.0 == scope)
     }
 
     /// Those of a scope for an issuer, and by chance others.
-    pub(crate) fn of_issuer(&self, scope: &Scope, issuer: &IssuerKey) -> impl Iterator<Item = &Arc<CompiledTrust>> {
+    pub(crate) fn of_issuer(&self, scope: &Scope, issuer: &IssuerKey) -> impl Iterator<Item = Half> {
         let (scope, issuer) = (self.hash(scope), self.hash(issuer));
-        self.places.of_all((scope, issuer, u32::MIN), move |place| (place.0, place.1) == (scope, issuer))
+        self.entries_from((scope, issuer, u32::MIN), move |entry| (entry.0, entry.1) == (scope, issuer))
     }
 
     /// Those of a scope for an issuer whose subject pattern may match, or that have none; and by chance others.
-    pub(crate) fn of_subject(
-        &self,
-        scope: &Scope,
-        issuer: &IssuerKey,
-        subject: &str,
-    ) -> impl Iterator<Item = &Arc<CompiledTrust>> {
+    pub(crate) fn of_subject(&self, scope: &Scope, issuer: &IssuerKey, subject: &str) -> impl Iterator<Item = Half> {
         let (scope, issuer) = (self.hash(scope), self.hash(issuer));
         let keys = SubjectKey::all_of(subject).map(Some).chain([None]);
-        keys.flat_map(move |key| self.places.of((scope, issuer, self.hash(key))))
+        keys.flat_map(move |key| {
+            let place = (scope, issuer, self.hash(key));
+            self.entries_from(place, move |entry| (entry.0, entry.1, entry.2) == place)
+        })
     }
 
     /// The one with this client name, and by chance others.
-    pub(crate) fn of_client(&self, name: &str) -> impl Iterator<Item = &Arc<CompiledTrust>> {
-        self.clients.of(self.client(name))
+    pub(crate) fn of_client(&self, name: &str) -> impl Iterator<Item = Half> {
+        let name = self.hash(name);
+        self.clients.range((name, Half::FIRST)..).take_while(move |entry| entry.0 == name).map(|(_, half)| *half)
     }
 
-    fn client(&self, name: &str) -> u64 {
-        self.hasher.hash_one(name)
+    fn client(&self, trust: &CompiledTrust) -> (u32, Half) {
+        (self.hash(&*trust.trust().client_name), Half::of(trust.trust().id.0))
     }
 
-    fn place(&self, trust: &CompiledTrust) -> Place {
+    fn entry(&self, trust: &CompiledTrust) -> Entry {
         let subject = self.hash(trust.subject().map(SubjectKey::of));
-        (self.hash(&trust.trust().scope), self.hash(trust.issuer()), subject)
+        (self.hash(&trust.trust().scope), self.hash(trust.issuer()), subject, Half::of(trust.trust().id.0))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the lower half of a hash is a hash")]
     fn hash(&self, part: impl Hash) -> u32 {
         self.hasher.hash_one(part) as u32
+    }
+
+    /// Those from this place on, for as long as they are meant: what ends a range, imbl looks for as well.
+    fn entries_from(&self, from: (u32, u32, u32), meant: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Half> {
+        let from = (from.0, from.1, from.2, Half::FIRST);
+        self.entries.range(from..).take_while(move |entry| meant(entry)).map(|(.., half)| *half)
     }
 }

@@ -6,7 +6,7 @@
 //! well, and when the process dies before it is written, the record still says it: see [`Store::recover_uses`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, ModelTrait, QueryFilter, QueryOrder, QuerySelect, Select,
 };
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::bulk::{BulkInsert, ROWS, Texts};
@@ -39,14 +39,17 @@ const MANY: usize = 16_384;
 const PARTS: usize = 512;
 /// A part is no smaller, unless there is no more: each waits for the disk.
 const PART: usize = 16;
-/// How long writing what was gathered takes. At once, it would keep the writer and the processor from exchanges for as long as all of
+/// How long writing what was gathered takes at least. At once, it would keep the writer and the processor from exchanges for as long as all of
 /// it takes; and the longer it takes, the fewer uses are written of a trust that is used all the time.
 const WRITING: Duration = Duration::from_secs(30);
-/// How long it takes at least while there are [`MANY`]: they are in memory.
+/// The same while there are [`MANY`], which take memory.
 const WRITING_MANY: Duration = Duration::from_secs(5);
 /// How far back from the newest exchange a use may not have been written, as long as writing succeeds: longer than it waits for the
-/// writing that does not include it, for the gathering after that, and for the next writing.
+/// writing that does not include it, for the gathering after that, and for the next writing; up to some hundred thousand trusts
+/// that are used within a minute.
 const UNWRITTEN: Duration = Duration::from_secs(90);
+/// How much of that is read at a time.
+const SLICE: Duration = Duration::from_secs(10);
 
 /// Keeps what is newer.
 static USAGES: BulkInsert<trust_usage::Entity> = BulkInsert::new(Some(|| {
@@ -118,6 +121,7 @@ impl Usages {
         }
     }
 
+    /// Whether so many are gathered that writing is not to take its time.
     fn are_many(&self) -> bool {
         self.lock().len() >= MANY
     }
@@ -210,23 +214,29 @@ impl Store {
         let Some(usages) = self.usages() else { return Ok(()) };
         let newest = Entity::find().select_only().column(Column::Time).order_by_desc(Column::Time).limit(1);
         let Some(newest) = newest.into_tuple::<i64>().one(self.reader()).await? else { return Ok(()) };
-        let since = newest.saturating_sub(i64::try_from(UNWRITTEN.as_micros()).unwrap_or(i64::MAX));
-        let rows: Vec<(Uuid, String, bool, i64)> = uses_since(since).into_tuple().all(self.reader()).await?;
-        let found = rows.into_iter().filter_map(|(trust, scope, binding, at)| {
-            let (scope, at) = (Scope::parse_key(&scope)?, Timestamp::from_micros(at));
-            Some((TrustId(trust), Use { scope, binding, at }))
-        });
-        usages.gather(found.collect());
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let mut since = newest.saturating_sub(micros(UNWRITTEN));
+        while since <= newest {
+            let until = since.saturating_add(micros(SLICE));
+            let rows: Vec<(Uuid, String, bool, i64)> = uses_of(since..until).into_tuple().all(self.reader()).await?;
+            let found = rows.into_iter().filter_map(|(trust, scope, binding, at)| {
+                let (scope, at) = (Scope::parse_key(&scope)?, Timestamp::from_micros(at));
+                Some((TrustId(trust), Use { scope, binding, at }))
+            });
+            usages.gather(found.collect());
+            since = until;
+        }
         Ok(())
     }
 }
 
-/// The last uses that exchanges from `since` on, in microseconds, put on record. Of trusts that are gone as well: see [`write_part`].
-fn uses_since(since: i64) -> Select<exchange::Entity> {
+/// The last uses that exchanges of these times, in microseconds, put on record. Of trusts that are gone as well: see [`write_part`].
+fn uses_of(times: Range<i64>) -> Select<exchange::Entity> {
     use exchange::{Column, Entity};
     let parts = [Column::TrustId, Column::Scope, Column::Binding];
     let uses = Entity::find().select_only().columns(parts).column_as(Column::Time.max(), "at");
-    let granted = uses.filter(Column::Time.gte(since)).filter(Column::Granted.eq(true));
+    let of_times = uses.filter(Column::Time.gte(times.start)).filter(Column::Time.lt(times.end));
+    let granted = of_times.filter(Column::Granted.eq(true));
     parts.into_iter().fold(granted.filter(Column::TrustId.is_not_null()), QuerySelect::group_by)
 }
 
@@ -263,13 +273,14 @@ pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
     {
         tracing::warn!(%error, "when trusts were last used before the start may be shown as earlier than it was");
     }
+    // What was found there first: who dies once more does not look back as far.
     loop {
-        let _ = timeout(GATHERING, usages.many.notified()).await;
         match write_gathered(&usages, &store).await {
-            Ok(true) => {}
+            Ok(true) => drop(timeout(GATHERING, usages.many.notified()).await),
             Ok(false) => return,
             Err(error) => {
                 tracing::warn!(%error, "when trusts were last used could not be written; it will be tried again");
+                sleep(GATHERING).await;
             }
         }
     }
@@ -281,14 +292,20 @@ async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, Stor
     let trusts: Vec<TrustId> = usages.lock().keys().copied().collect();
     let parts = trusts.chunks((trusts.len() / PARTS).clamp(PART, ROWS));
     let count = u32::try_from(parts.len().max(1)).unwrap_or(u32::MAX);
-    for (number, part) in parts.enumerate() {
-        match number {
-            0 => {}
-            _ if usages.are_many() => sleep(WRITING_MANY / count).await,
-            _ => drop(timeout(WRITING / count, usages.many.notified()).await),
+    let mut due = Instant::now();
+    for part in parts {
+        if usages.are_many() {
+            sleep_until(due).await;
+        } else {
+            let _ = timeout_at(due, usages.many.notified()).await;
         }
-        let Some(store) = store.upgrade() else { return Ok(false) };
-        store.write_some(|usages| usages.of(part)).await?;
+        {
+            let Some(store) = store.upgrade() else { return Ok(false) };
+            store.write_some(|usages| usages.of(part)).await?;
+        }
+        let all = if usages.are_many() { WRITING_MANY } else { WRITING };
+        // Whoever is late is so for good: nothing is made up for at once.
+        due = Instant::now().max(due + all / count);
     }
     Ok(store.upgrade().is_some())
 }
@@ -303,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_uses_are_found_along_an_index() {
         let (store, _folder) = scratch().await;
-        let plan = plan(&store, uses_since(1).build(DbBackend::Sqlite)).await;
+        let plan = plan(&store, uses_of(1..2).build(DbBackend::Sqlite)).await;
         assert!(plan.contains("SEARCH exchanges USING INDEX ix_exchanges_time_id"), "{plan}");
     }
 
