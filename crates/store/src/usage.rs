@@ -39,15 +39,15 @@ const MANY: usize = 16_384;
 const PARTS: usize = 512;
 /// A part is no smaller, unless there is no more: each waits for the disk.
 const PART: usize = 16;
-/// How long writing what was gathered takes at least. At once, it would keep the writer and the processor from exchanges for as long as all of
+/// How long writing what was gathered takes, part by part. At once, it would keep the writer and the processor from exchanges for as long as all of
 /// it takes; and the longer it takes, the fewer uses are written of a trust that is used all the time.
 const WRITING: Duration = Duration::from_secs(30);
 /// The same while there are [`MANY`], which take memory.
 const WRITING_MANY: Duration = Duration::from_secs(5);
 /// How far back from the newest exchange a use may not have been written, as long as writing succeeds: longer than it waits for the
-/// writing that does not include it, for the gathering after that, and for the next writing; up to some hundred thousand trusts
-/// that are used within a minute.
-const UNWRITTEN: Duration = Duration::from_secs(90);
+/// writing that does not include it, for the gathering after that, and for the next writing; and for those two again, where what a
+/// crash left is lost in another. So many trusts in use at once that their parts take longer than that may be shown as used earlier.
+const UNWRITTEN: Duration = Duration::from_secs(120);
 /// How much of that is read at a time.
 const SLICE: Duration = Duration::from_secs(10);
 
@@ -273,13 +273,14 @@ pub(crate) async fn keep_writing(usages: Arc<Usages>, store: WeakStore) {
     {
         tracing::warn!(%error, "when trusts were last used before the start may be shown as earlier than it was");
     }
-    // What was found there first: who dies once more does not look back as far.
     loop {
+        let _ = timeout(GATHERING, usages.many.notified()).await;
         match write_gathered(&usages, &store).await {
-            Ok(true) => drop(timeout(GATHERING, usages.many.notified()).await),
+            Ok(true) => {}
             Ok(false) => return,
             Err(error) => {
                 tracing::warn!(%error, "when trusts were last used could not be written; it will be tried again");
+                // Many that are gathered already do not call for it at once.
                 sleep(GATHERING).await;
             }
         }
@@ -296,8 +297,9 @@ async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, Stor
     for part in parts {
         if usages.are_many() {
             sleep_until(due).await;
-        } else {
-            let _ = timeout_at(due, usages.many.notified()).await;
+        } else if timeout_at(due, usages.many.notified()).await.is_ok() {
+            // From now on at that pace.
+            due = due.min(Instant::now());
         }
         {
             let Some(store) = store.upgrade() else { return Ok(false) };
