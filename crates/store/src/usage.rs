@@ -39,8 +39,8 @@ const MANY: usize = 16_384;
 const PARTS: usize = 512;
 /// A part is no smaller, unless there is no more: each waits for the disk.
 const PART: usize = 16;
-/// How long writing what was gathered takes, part by part. At once, it would keep the writer and the processor from exchanges for as long as all of
-/// it takes; and the longer it takes, the fewer uses are written of a trust that is used all the time.
+/// How long writing what was gathered takes, part by part. At once, it would keep the writer and the processor from exchanges for
+/// as long as all of it takes; and the longer it takes, the fewer uses are written of a trust that is used all the time.
 const WRITING: Duration = Duration::from_secs(30);
 /// The same while there are [`MANY`], which take memory.
 const WRITING_MANY: Duration = Duration::from_secs(5);
@@ -302,6 +302,7 @@ async fn write_gathered(usages: &Usages, store: &WeakStore) -> Result<bool, Stor
             due = due.min(Instant::now());
         }
         {
+            // Not held while it waits: the store may go meanwhile.
             let Some(store) = store.upgrade() else { return Ok(false) };
             store.write_some(|usages| usages.of(part)).await?;
         }
