@@ -22,6 +22,7 @@ pub mod mapping;
 pub mod matching;
 pub mod mrn;
 pub mod network;
+mod numbered;
 pub mod preset;
 pub mod principal;
 pub mod provider;

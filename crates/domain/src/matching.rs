@@ -412,10 +412,10 @@ fn closer<'c>(
     }
 }
 
+/// What tests of matching need.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
-    use crate::claims::Claims;
     use crate::id::{OrganizationId, ProviderId, ServiceAccountId, TrustId};
     use crate::issuer::IssuerUri;
     use crate::provider::{KeySource, ReplayPolicy};
@@ -424,23 +424,14 @@ mod tests {
     use crate::trust::Trust;
     use uuid::Uuid;
 
-    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
-    const AUDIENCE: &str = "sallyport.example";
+    pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
-    fn scope() -> Scope {
+    pub(crate) fn scope() -> Scope {
         Scope::Organization(OrganizationId::parse("acme-org").unwrap())
     }
 
-    fn installation() -> Installation {
-        Installation {
-            public_url: "https://sallyport.example:8443".into(),
-            tenant_domain: "sallyport.example:8443".into(),
-            mrns: MrnDomain::new("api.mondoo.app").unwrap(),
-            audience_policy: AudiencePolicy::Strict,
-        }
-    }
-
-    fn trust(id: u128, subject: &str) -> Trust {
+    /// Its number is its id and its age.
+    pub(crate) fn trust(id: u128, subject: &str) -> Trust {
         Trust {
             id: TrustId(Uuid::from_u128(id)),
             client_name: format!("calm-wolf-{id}").into(),
@@ -468,7 +459,7 @@ mod tests {
         }
     }
 
-    fn candidate(trust: Trust) -> Candidate {
+    pub(crate) fn candidate(trust: Trust) -> Candidate {
         let provider = Arc::new(Provider {
             id: ProviderId(Uuid::nil()),
             scope: scope(),
@@ -506,6 +497,27 @@ mod tests {
         };
         let trust = Arc::new(CompiledTrust::load(trust, &provider).unwrap());
         Candidate { trust, provider, account: Some(Arc::new(account)), scope_enabled: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{NOW, candidate, trust};
+    use super::*;
+    use crate::claims::Claims;
+    use crate::id::TrustId;
+    use crate::role::BuiltInRole;
+    use crate::trust::Trust;
+
+    const AUDIENCE: &str = "sallyport.example";
+
+    fn installation() -> Installation {
+        Installation {
+            public_url: "https://sallyport.example:8443".into(),
+            tenant_domain: "sallyport.example:8443".into(),
+            mrns: MrnDomain::new("api.mondoo.app").unwrap(),
+            audience_policy: AudiencePolicy::Strict,
+        }
     }
 
     fn identity(sub: &str, aud: &str) -> Identity {

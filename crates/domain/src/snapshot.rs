@@ -2,39 +2,46 @@
 
 use std::sync::Arc;
 
-use imbl::{GenericHashMap, GenericOrdMap, GenericOrdSet};
+use imbl::{GenericHashMap, GenericOrdSet};
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{ApiTokenId, CredentialId, OrganizationId, ProviderId, ServiceAccountId, SpaceId, TrustId};
 use crate::issuer::IssuerKey;
 use crate::matching::{Candidate, EXPLAINED};
+use crate::numbered::{Identified, Number, Numbered};
 use crate::principal::{ApiToken, ServiceAccount};
 use crate::provider::Provider;
 use crate::role::{PermissionSet, Role, RoleName, RoleRef};
 use crate::scope::{Organization, Scope, ScopeTree, Space};
 use crate::subject_status::{SubjectStatus, recorded};
 use crate::trust::CompiledTrust;
-use crate::trust_index::{Half, TrustIndex};
+use crate::trust_index::TrustIndex;
 use crate::validate::LIFETIME_MAX;
 
 type Map<K, V> = GenericHashMap<K, V, std::hash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
-/// By id, for what there is a million of: hash maps would take three times the memory.
-type ById<V> = GenericOrdMap<Shuffled, Arc<V>, imbl::shared_ptr::DefaultSharedPtr>;
 type Ordered<V> = GenericOrdSet<V, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// How many ended revocations [`Snapshot::forget_ended`] drops at most: it runs between requests.
 const FORGOTTEN_AT_ONCE: usize = 10_000;
 
-/// An id by which a tree is ordered. Ids begin with the time: inserted in their own order, they would leave every leaf of the
-/// tree half empty.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Shuffled(u64, u64);
+impl Identified for ServiceAccount {
+    fn id(&self) -> Uuid {
+        self.id.0
+    }
+}
 
-impl Shuffled {
-    const fn of(id: Uuid) -> Self {
-        let (time, random) = id.as_u64_pair();
-        Self(random, time)
+/// A trust, and the way to its service account.
+#[derive(Clone, Debug)]
+struct Placed {
+    trust: Arc<CompiledTrust>,
+    /// What number its service account had when the trust was put here, if it was there: another may have it by now.
+    account: Option<Number>,
+}
+
+impl Identified for Placed {
+    fn id(&self) -> Uuid {
+        self.trust.trust().id.0
     }
 }
 
@@ -68,11 +75,11 @@ pub struct Snapshot {
     organizations: Map<OrganizationId, Arc<Organization>>,
     spaces: Map<SpaceId, Arc<Space>>,
     roles: Map<(OrganizationId, RoleName), Arc<Role>>,
-    accounts: ById<ServiceAccount>,
+    accounts: Numbered<Arc<ServiceAccount>>,
     tokens: Map<ApiTokenId, Arc<ApiToken>>,
     tokens_by_hash: Map<[u8; 32], ApiTokenId>,
     providers: Map<ProviderId, Arc<Provider>>,
-    trusts: ById<CompiledTrust>,
+    trusts: Numbered<Placed>,
     trust_index: TrustIndex,
     subjects: Map<ProviderId, Map<Arc<str>, Arc<SubjectStatus>>>,
     revoked: Map<CredentialId, Timestamp>,
@@ -159,8 +166,10 @@ impl Snapshot {
             Change::Organization(id, value) => put(&mut self.organizations, id, value),
             Change::Space(id, value) => put(&mut self.spaces, id, value),
             Change::Role(organization, name, value) => put(&mut self.roles, (organization, name), value),
-            Change::ServiceAccount(id, Some(value)) => drop(self.accounts.insert(Shuffled::of(id.0), value)),
-            Change::ServiceAccount(id, None) => drop(self.accounts.remove(&Shuffled::of(id.0))),
+            Change::ServiceAccount(_, Some(value)) => {
+                self.accounts.insert(value);
+            }
+            Change::ServiceAccount(id, None) => drop(self.accounts.remove(id.0)),
             Change::ApiToken(id, value) => {
                 if let Some(old) = self.tokens.get(&id) {
                     self.tokens_by_hash.remove(&old.secret_hash);
@@ -191,12 +200,13 @@ impl Snapshot {
     }
 
     fn apply_trust(&mut self, id: TrustId, value: Option<Arc<CompiledTrust>>) {
-        if let Some(old) = self.trusts.remove(&Shuffled::of(id.0)) {
-            self.trust_index.remove(&old);
+        if let Some((number, old)) = self.trusts.remove(id.0) {
+            self.trust_index.remove(&old.trust, number);
         }
         if let Some(trust) = value {
-            self.trust_index.insert(&trust);
-            self.trusts.insert(Shuffled::of(id.0), trust);
+            let account = self.accounts.number(trust.trust().service_account.0);
+            let number = self.trusts.insert(Placed { trust: Arc::clone(&trust), account });
+            self.trust_index.insert(&trust, number);
         }
     }
 
@@ -212,7 +222,7 @@ impl Snapshot {
 
     /// A service account, wherever it lives. Callers that act for a principal check its scope.
     pub fn service_account(&self, id: ServiceAccountId) -> Option<&Arc<ServiceAccount>> {
-        self.accounts.get(&Shuffled::of(id.0))
+        self.accounts.get(id.0)
     }
 
     /// A provider.
@@ -242,7 +252,7 @@ impl Snapshot {
 
     /// A trust.
     pub fn trust(&self, id: TrustId) -> Option<&Arc<CompiledTrust>> {
-        self.trusts.get(&Shuffled::of(id.0))
+        self.trusts.get(id.0).map(|placed| &placed.trust)
     }
 
     /// An organization's own role.
@@ -321,26 +331,32 @@ impl Snapshot {
     pub fn role_in_use(&self, role: &RoleRef) -> bool {
         self.accounts.values().any(|account| account.roles.contains(role))
             || self.tokens.values().any(|token| token.roles.contains(role))
-            || self.trusts.values().any(|trust| trust.trust().scoped_roles.contains(role))
+            || self.trusts.values().any(|placed| placed.trust.trust().scoped_roles.contains(role))
     }
 
     /// The trust with this client name, with all it hangs together with.
     pub fn candidate_by_client(&self, client_name: &str) -> Option<Candidate> {
-        let mut trusts = self.trust_index.of_client(client_name).flat_map(|half| self.trusts_with(half));
-        self.candidate_of(trusts.find(|trust| &*trust.trust().client_name == client_name)?)
+        let mut trusts = self.trust_index.of_client(client_name).filter_map(|number| self.trusts.at(number));
+        self.candidate_of(trusts.find(|placed| &*placed.trust.trust().client_name == client_name)?)
     }
 
     /// A trust with all it hangs together with.
     pub fn candidate(&self, id: TrustId) -> Option<Candidate> {
-        self.candidate_of(self.trust(id)?)
+        self.candidate_of(self.trusts.get(id.0)?)
     }
 
-    fn candidate_of(&self, trust: &Arc<CompiledTrust>) -> Option<Candidate> {
-        let trust = Arc::clone(trust);
+    fn candidate_of(&self, placed: &Placed) -> Option<Candidate> {
+        let trust = Arc::clone(&placed.trust);
         let provider = self.providers.get(&trust.trust().provider)?.clone();
-        let account = self.service_account(trust.trust().service_account).cloned();
+        let account = self.account_of(placed).cloned();
         let scope_enabled = self.scope_enabled(&trust.trust().scope);
         Some(Candidate { trust, provider, account, scope_enabled })
+    }
+
+    fn account_of(&self, placed: &Placed) -> Option<&Arc<ServiceAccount>> {
+        let id = placed.trust.trust().service_account;
+        let there = placed.account.and_then(|number| self.accounts.at(number)).filter(|account| account.id == id);
+        there.or_else(|| self.service_account(id))
     }
 
     /// The trusts of exactly this scope with this issuer, never of an ancestor.
@@ -362,14 +378,9 @@ impl Snapshot {
 
     /// The candidates of every issuer in exactly this scope: for the simulator's view of a whole scope.
     pub fn candidates_in(&self, scope: &Scope) -> Vec<Candidate> {
-        let trusts = self.trust_index.of_scope(scope).flat_map(|half| self.trusts_with(half));
-        trusts.filter(|trust| trust.trust().scope == *scope).filter_map(|trust| self.candidate_of(trust)).collect()
-    }
-
-    fn trusts_with(&self, half: Half) -> impl Iterator<Item = &Arc<CompiledTrust>> {
-        let half = half.number();
-        let trusts = self.trusts.range(Shuffled(half, u64::MIN)..).take_while(move |(id, _)| id.0 == half);
-        trusts.map(|(_, trust)| trust)
+        let trusts = self.trust_index.of_scope(scope).filter_map(|number| self.trusts.at(number));
+        let of_scope = trusts.filter(|placed| placed.trust.trust().scope == *scope);
+        of_scope.filter_map(|placed| self.candidate_of(placed)).collect()
     }
 
     /// The index answers by hashes: each trust is asked for its own scope and issuer.
@@ -377,11 +388,10 @@ impl Snapshot {
         &self,
         scope: &Scope,
         issuer: &IssuerKey,
-        halves: impl Iterator<Item = Half>,
+        numbers: impl Iterator<Item = Number>,
     ) -> impl Iterator<Item = Candidate> {
-        let is_of = move |trust: &&Arc<CompiledTrust>| trust.trust().scope == *scope && trust.issuer() == issuer;
-        let trusts = halves.flat_map(|half| self.trusts_with(half));
-        trusts.filter(is_of).filter_map(|trust| self.candidate_of(trust))
+        let is_of = move |placed: &&Placed| placed.trust.trust().scope == *scope && placed.trust.issuer() == issuer;
+        numbers.filter_map(|number| self.trusts.at(number)).filter(is_of).filter_map(|placed| self.candidate_of(placed))
     }
 
     /// How many trusts there are.
@@ -401,4 +411,75 @@ fn put<K: std::hash::Hash + Eq + Clone, V: Clone>(map: &mut Map<K, V>, key: K, v
         Some(value) => map.insert(key, value),
         None => map.remove(&key),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matching::testing::{candidate, scope, trust};
+    use crate::trust::Trust;
+
+    fn account(id: u128) -> Change {
+        let account = candidate(trust(1, "s")).account.unwrap();
+        let id = ServiceAccountId(Uuid::from_u128(id));
+        Change::ServiceAccount(id, Some(Arc::new(ServiceAccount { id, ..ServiceAccount::clone(&account) })))
+    }
+
+    fn no_account(id: u128) -> Change {
+        Change::ServiceAccount(ServiceAccountId(Uuid::from_u128(id)), None)
+    }
+
+    /// A trust, its provider, and who gets in by it.
+    fn trust_of(account: u128) -> [Change; 2] {
+        let service_account = ServiceAccountId(Uuid::from_u128(account));
+        let Candidate { trust, provider, .. } = candidate(Trust { service_account, ..trust(1, "s") });
+        [Change::Provider(provider.id, Some(provider)), Change::Trust(trust.trust().id, Some(trust))]
+    }
+
+    fn account_by_each_way(snapshot: &Snapshot) -> Option<u128> {
+        let issuer = candidate(trust(1, "s")).provider.issuer.key().clone();
+        let one = |found: Vec<Candidate>| <[Candidate; 1]>::try_from(found).unwrap()[0].clone();
+        let ways = [
+            snapshot.candidate_by_client("calm-wolf-1").unwrap(),
+            snapshot.candidate(TrustId(Uuid::from_u128(1))).unwrap(),
+            one(snapshot.candidates(&scope(), &issuer)),
+            one(snapshot.candidates_for(&scope(), &issuer, "s")),
+            one(snapshot.candidates_in(&scope())),
+        ];
+        let accounts = ways.map(|candidate| candidate.account.map(|account| account.id.0.as_u128()));
+        assert!(accounts.iter().all(|account| *account == accounts[0]), "{accounts:?}");
+        accounts[0]
+    }
+
+    /// An account that has gone leaves its number to another, which the trusts that led to it must never lead to.
+    #[test]
+    fn a_trust_leads_to_its_own_account_only() {
+        let mut snapshot = Snapshot::default().with(1, std::iter::once(account(7)).chain(trust_of(7)));
+        assert_eq!(account_by_each_way(&snapshot), Some(7));
+        snapshot = snapshot.with(2, [no_account(7), account(8)]);
+        assert_eq!(account_by_each_way(&snapshot), None);
+        assert_eq!(account_by_each_way(&snapshot.with(3, trust_of(8))), Some(8));
+        // Back again, with another number.
+        snapshot = snapshot.with(4, [account(7)]);
+        assert_eq!(account_by_each_way(&snapshot), Some(7));
+    }
+
+    #[test]
+    fn a_trust_that_comes_before_its_account_finds_it() {
+        let snapshot = Snapshot::default().with(1, trust_of(7));
+        assert_eq!(account_by_each_way(&snapshot), None);
+        assert_eq!(account_by_each_way(&snapshot.with(2, [account(7)])), Some(7));
+    }
+
+    #[test]
+    fn a_trust_that_has_gone_is_found_no_way_and_leaves_its_number_to_another() {
+        let mut snapshot = Snapshot::default().with(1, std::iter::once(account(7)).chain(trust_of(7)));
+        let (other, id) = (candidate(trust(2, "s")).trust, TrustId(Uuid::from_u128(1)));
+        snapshot =
+            snapshot.with(2, [Change::Trust(id, None), Change::Trust(other.trust().id, Some(Arc::clone(&other)))]);
+        assert_eq!(snapshot.trust_count(), 1);
+        assert!(snapshot.candidate(id).is_none() && snapshot.candidate_by_client("calm-wolf-1").is_none());
+        let left: Vec<Candidate> = snapshot.candidates_in(&scope());
+        assert!(matches!(&left[..], [candidate] if candidate.trust.trust().id == other.trust().id));
+    }
 }

@@ -1,75 +1,57 @@
 //! Which trusts may mean a subject, without looking at each: for a scope that has thousands for one issuer. And which trust
 //! has a client name.
 //!
-//! The index holds hashes and halves of ids, so that a million trusts take some sixty megabytes, and answers too much rather
+//! The index holds hashes and the trusts' numbers, so that a million trusts take some forty megabytes, and answers too much rather
 //! than too little: whoever asks looks at each trust itself again.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use imbl::GenericOrdSet;
-use uuid::Uuid;
 
 use crate::issuer::IssuerKey;
+use crate::numbered::Number;
 use crate::scope::Scope;
 use crate::subject::SubjectKey;
 use crate::trust::CompiledTrust;
 
-/// The half of an id that is drawn at random, and so tells the id apart from nearly all others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Half([u8; 8]);
-
-impl Half {
-    const FIRST: Self = Self([u8::MIN; 8]);
-
-    /// Of this id.
-    pub(crate) const fn of(id: Uuid) -> Self {
-        Self(id.as_u64_pair().1.to_be_bytes())
-    }
-
-    /// As [`Uuid::as_u64_pair`] has it.
-    pub(crate) const fn number(self) -> u64 {
-        u64::from_be_bytes(self.0)
-    }
-}
-
-/// Hashes of scope, issuer and subject key, and the trust.
-type Entry = (u32, u32, u32, Half);
+/// Hashes of scope, issuer and subject key, and the trust's number.
+type Entry = (u32, u32, u32, Number);
 
 /// Trusts by scope, issuer and subject, and by client name. Copies share what they have in common.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TrustIndex {
     entries: GenericOrdSet<Entry, imbl::shared_ptr::DefaultSharedPtr>,
-    clients: GenericOrdSet<(u32, Half), imbl::shared_ptr::DefaultSharedPtr>,
+    clients: GenericOrdSet<(u32, Number), imbl::shared_ptr::DefaultSharedPtr>,
     hasher: RandomState,
 }
 
 impl TrustIndex {
     /// Adds a trust.
-    pub(crate) fn insert(&mut self, trust: &CompiledTrust) {
-        self.entries.insert(self.entry(trust));
-        self.clients.insert(self.client(trust));
+    pub(crate) fn insert(&mut self, trust: &CompiledTrust, number: Number) {
+        self.entries.insert(self.entry(trust, number));
+        self.clients.insert((self.hash(&*trust.trust().client_name), number));
     }
 
-    /// Takes a trust out; it must be as it was when it was added.
-    pub(crate) fn remove(&mut self, trust: &CompiledTrust) {
-        self.entries.remove(&self.entry(trust));
-        self.clients.remove(&self.client(trust));
+    /// Takes a trust out; it and its number must be as they were when it was added.
+    pub(crate) fn remove(&mut self, trust: &CompiledTrust, number: Number) {
+        self.entries.remove(&self.entry(trust, number));
+        self.clients.remove(&(self.hash(&*trust.trust().client_name), number));
     }
 
     /// Those of a scope, and by chance others.
-    pub(crate) fn of_scope(&self, scope: &Scope) -> impl Iterator<Item = Half> {
+    pub(crate) fn of_scope(&self, scope: &Scope) -> impl Iterator<Item = Number> {
         let scope = self.hash(scope);
         self.entries_from((scope, u32::MIN, u32::MIN), move |entry| entry.0 == scope)
     }
 
     /// Those of a scope for an issuer, and by chance others.
-    pub(crate) fn of_issuer(&self, scope: &Scope, issuer: &IssuerKey) -> impl Iterator<Item = Half> {
+    pub(crate) fn of_issuer(&self, scope: &Scope, issuer: &IssuerKey) -> impl Iterator<Item = Number> {
         let (scope, issuer) = (self.hash(scope), self.hash(issuer));
         self.entries_from((scope, issuer, u32::MIN), move |entry| (entry.0, entry.1) == (scope, issuer))
     }
 
     /// Those of a scope for an issuer whose subject pattern may match, or that have none; and by chance others.
-    pub(crate) fn of_subject(&self, scope: &Scope, issuer: &IssuerKey, subject: &str) -> impl Iterator<Item = Half> {
+    pub(crate) fn of_subject(&self, scope: &Scope, issuer: &IssuerKey, subject: &str) -> impl Iterator<Item = Number> {
         let (scope, issuer) = (self.hash(scope), self.hash(issuer));
         let keys = SubjectKey::all_of(subject).map(Some).chain([None]);
         keys.flat_map(move |key| {
@@ -79,18 +61,14 @@ impl TrustIndex {
     }
 
     /// The one with this client name, and by chance others.
-    pub(crate) fn of_client(&self, name: &str) -> impl Iterator<Item = Half> {
+    pub(crate) fn of_client(&self, name: &str) -> impl Iterator<Item = Number> {
         let name = self.hash(name);
-        self.clients.range((name, Half::FIRST)..).take_while(move |entry| entry.0 == name).map(|(_, half)| *half)
+        self.clients.range((name, Number::FIRST)..).take_while(move |entry| entry.0 == name).map(|(_, number)| *number)
     }
 
-    fn client(&self, trust: &CompiledTrust) -> (u32, Half) {
-        (self.hash(&*trust.trust().client_name), Half::of(trust.trust().id.0))
-    }
-
-    fn entry(&self, trust: &CompiledTrust) -> Entry {
+    fn entry(&self, trust: &CompiledTrust, number: Number) -> Entry {
         let subject = self.hash(trust.subject().map(SubjectKey::of));
-        (self.hash(&trust.trust().scope), self.hash(trust.issuer()), subject, Half::of(trust.trust().id.0))
+        (self.hash(&trust.trust().scope), self.hash(trust.issuer()), subject, number)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the lower half of a hash is a hash")]
@@ -99,8 +77,8 @@ impl TrustIndex {
     }
 
     /// Those from this place on, for as long as they are meant: what ends a range, imbl looks for as well.
-    fn entries_from(&self, from: (u32, u32, u32), meant: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Half> {
-        let from = (from.0, from.1, from.2, Half::FIRST);
-        self.entries.range(from..).take_while(move |entry| meant(entry)).map(|(.., half)| *half)
+    fn entries_from(&self, from: (u32, u32, u32), meant: impl Fn(&Entry) -> bool) -> impl Iterator<Item = Number> {
+        let from = (from.0, from.1, from.2, Number::FIRST);
+        self.entries.range(from..).take_while(move |entry| meant(entry)).map(|(.., number)| *number)
     }
 }
