@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use sallyport_testkit::{Algorithm, Issuer, Postgres, TestAuthority};
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tokio::try_join;
 
-use crate::client::{get, graphql, graphql_request};
+use crate::client::{get, graphql, graphql_request, graphql_request_with_status};
 use crate::cores::Cores;
 use crate::estate::{Builder, mrns};
 use crate::load::{Mark, Outcome, Pace, Plan, Requests, per_second, percentile, run};
@@ -27,6 +28,8 @@ const RSA_TOKENS: usize = 8_192;
 const TOKENS: usize = 32_768;
 /// Exchanges a second up to which a variant that uses each token once has enough of them.
 const ONCE_AT_MOST: u64 = 20_000;
+/// How a GraphQL request is put together.
+type GraphqlRequest = fn(SocketAddr, &str, &str, &Value) -> Vec<u8>;
 /// Before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// In how many parts exchanges are counted, so that what they are held against is measured between them: a machine with neighbours
@@ -400,6 +403,7 @@ impl Running<'_> {
             Measure::Maximum => self.maximum(variant).await,
             Measure::Half => self.half(variant).await,
             Measure::Overload => self.overload(variant).await,
+            Measure::Beside => self.beside(variant).await,
             Measure::Once => self.once(variant).await,
             Measure::Cold => self.cold(variant).await,
             Measure::Page { after } => self.page(variant, after).await,
@@ -520,30 +524,70 @@ impl Running<'_> {
         Ok(row)
     }
 
-    async fn page(&mut self, variant: &Variant, pages: usize) -> Result<Row> {
+    /// Asks for one page of 100 bindings of the largest space, after so many of 1,000.
+    async fn request_of_page(&self, after_pages: usize, request: GraphqlRequest) -> Result<Arc<Requests>> {
         const LIST: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 100, after: $after) { bindings { mrn name scope roles expiration issuerUri subject mappings { key value } allowedAudiences createdAt createdBy lastUsed clientId serviceAccountMrn disabled warnings } pageInfo { hasNextPage endCursor } } }";
         const WALK: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 1000, after: $after) { pageInfo { endCursor } } }";
         let address = self.address()?;
         let largest = self.world.estate.spaces.iter().enumerate().max_by_key(|(_, bindings)| **bindings);
         let scope = mrns().scope(&Builder::scope(largest.map_or(0, |(space, _)| space)));
         let mut after = Value::Null;
-        for _ in 0..pages {
+        for _ in 0..after_pages {
             let walked = graphql(address, OWNER, WALK, json!({ "scope": scope, "after": after })).await?;
             after = walked["listWIFAuthBindings"]["pageInfo"]["endCursor"].clone();
-            ensure!(after.is_string(), "the list ended before page {pages}");
+            ensure!(after.is_string(), "the list ended before page {after_pages}");
         }
         let variables = json!({ "scope": scope, "after": after });
         let page = graphql(address, OWNER, LIST, variables.clone()).await?;
         let items = page["listWIFAuthBindings"]["bindings"].as_array().map_or(0, Vec::len);
         ensure!(items == 100, "a page of 100 has {items}");
         let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
-        requests.push(&graphql_request(address, OWNER, LIST, &variables));
-        let plan = Plan { connections: 1, ..self.closed() };
-        let seen = self.send(&Arc::new(requests), plan).await?;
+        requests.push(&request(address, OWNER, LIST, &variables));
+        Ok(Arc::new(requests))
+    }
+
+    async fn page(&mut self, variant: &Variant, pages: usize) -> Result<Row> {
+        let request = self.request_of_page(pages, graphql_request).await?;
+        let seen = self.send(&request, Plan { connections: 1, ..self.closed() }).await?;
         let mut row = self.row(&variant.name, &seen)?;
         if row.note.is_empty() {
             row.note = format!("one request at a time, {} bindings before the page", pages * 1_000);
         }
+        Ok(row)
+    }
+
+    async fn beside(&mut self, variant: &Variant) -> Result<Row> {
+        let page = self.request_of_page(0, graphql_request_with_status).await?;
+        let (mut maxima, mut seen, mut pages) = (Seen::default(), Seen::default(), Outcome::default());
+        for _ in 0..ROUNDS {
+            let maximum = self.maximum_now(variant).await?;
+            let plan = Plan { pace: Pace::Open(maximum.outcome.rate() / 2.0), ..self.closed() };
+            maxima.add(maximum);
+            let beside = Plan { window: plan.window / ROUNDS, ..self.closed() };
+            let (addresses, page) = (self.addresses(), Arc::clone(&page));
+            let (one, other) =
+                try_join!(run(&addresses, &page, beside, |_| std::future::ready(Ok(()))), self.round(variant, plan),)?;
+            pages.add(one.0);
+            seen.add(other);
+        }
+        let mut row = self.row(&variant.name, &seen)?;
+        row.note = format!(
+            "{:.0}/s due, {} of them unsent, {} refused with 429 or 503; beside {:.0} pages a second on {} connections, p50 {} ms, p99 {} ms, {} refused{}",
+            maxima.outcome.rate() / 2.0,
+            seen.outcome.unsent,
+            seen.outcome.refusals.len(),
+            pages.rate(),
+            self.closed().connections,
+            shown(percentile(&pages.latencies, 0.5)),
+            shown(percentile(&pages.latencies, 0.99)),
+            pages.refusals.len(),
+            seen.outcome
+                .first_error
+                .or(pages.first_error)
+                .map_or_else(String::new, |error| format!("; first error: {error}")),
+        );
+        row.errors += maxima.outcome.errors + pages.errors;
+        self.errors += pages.errors;
         Ok(row)
     }
 

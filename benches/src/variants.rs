@@ -35,6 +35,8 @@ pub enum Measure {
     Half,
     /// Twice as many, evenly, over many connections; then half as many again.
     Overload,
+    /// Half as many, evenly, while as many connections ask for pages of 100 bindings as fast as these come.
+    Beside,
     /// Each token once.
     Once,
     /// One exchange for each provider, whose keys nobody has asked for before.
@@ -83,7 +85,7 @@ fn million() -> Estate {
 pub fn all() -> Vec<Variant> {
     use Algorithm::{EdDsa, Es256, Rs256};
     use Door::{Client, KeyPair, Scope};
-    use Measure::{Cold, Half, Maximum, Once, Overload, Page, Start};
+    use Measure::{Beside, Cold, Half, Maximum, Once, Overload, Page, Start};
 
     let mut variants = Vec::new();
     for engine in [Engine::Sqlite, Engine::Postgres] {
@@ -120,6 +122,7 @@ pub fn all() -> Vec<Variant> {
 
         let crowded = Estate::even(1, 10_000);
         add(&crowded, 1, "token/RS256/by-scope/10000-trusts", Maximum, Rs256, Scope, false);
+        add(&crowded, 1, "token/RS256/beside-pages", Beside, Rs256, Client, false);
         add(&crowded, 1, "graphql/100-of-10000/first-page", Page { after: 0 }, Rs256, Client, false);
         add(&crowded, 1, "graphql/100-of-10000/deep-page", Page { after: 8 }, Rs256, Client, false);
 

@@ -40,7 +40,7 @@ const fn half(id: Uuid) -> Half {
     id.as_u64_pair().1.to_be_bytes()
 }
 
-/// Things by id and number. Copies share what they have in common.
+/// Things by id and number. Copies share what they have in common. Places of what has gone are kept for what will come.
 #[derive(Clone, Debug)]
 pub(crate) struct Numbered<V> {
     things: GenericVector<Option<V>, DefaultSharedPtr>,
@@ -175,20 +175,24 @@ mod tests {
         }
     }
 
-    /// What came and went leaves no room behind that nobody uses.
+    /// What came and went leaves no room behind that nobody uses. So many that the vectors are as deep as they are with a million.
     #[test]
     fn numbers_are_given_again() {
         let mut numbered = Numbered::default();
-        let ids = (0..1_000).map(|n| Uuid::from_u64_pair(0, n)).collect::<Vec<_>>();
-        for _ in 0..3 {
+        let ids = (0..270_000).map(|n| Uuid::from_u64_pair(n, n.reverse_bits())).collect::<Vec<_>>();
+        for round in 0..2 {
             for id in &ids {
-                numbered.insert(Thing(*id, 0));
+                numbered.insert(Thing(*id, round));
             }
-            assert_eq!(numbered.things.len(), ids.len());
+            assert_eq!((numbered.len(), numbered.things.len(), numbered.free.len()), (ids.len(), ids.len(), 0));
+            for id in &ids {
+                let thing = Thing(*id, round);
+                assert_eq!(numbered.number(*id).and_then(|number| numbered.at(number)), Some(&thing));
+            }
             for id in &ids {
                 numbered.remove(*id);
             }
-            assert_eq!((numbered.len(), numbered.free.len()), (0, ids.len()));
+            assert_eq!((numbered.len(), numbered.values().count(), numbered.free.len()), (0, 0, ids.len()));
         }
     }
 }

@@ -166,7 +166,8 @@ impl Snapshot {
             Change::Organization(id, value) => put(&mut self.organizations, id, value),
             Change::Space(id, value) => put(&mut self.spaces, id, value),
             Change::Role(organization, name, value) => put(&mut self.roles, (organization, name), value),
-            Change::ServiceAccount(_, Some(value)) => {
+            Change::ServiceAccount(id, Some(value)) => {
+                debug_assert_eq!(id, value.id);
                 self.accounts.insert(value);
             }
             Change::ServiceAccount(id, None) => drop(self.accounts.remove(id.0)),
@@ -204,6 +205,7 @@ impl Snapshot {
             self.trust_index.remove(&old.trust, number);
         }
         if let Some(trust) = value {
+            debug_assert_eq!(id, trust.trust().id);
             let account = self.accounts.number(trust.trust().service_account.0);
             let number = self.trusts.insert(Placed { trust: Arc::clone(&trust), account });
             self.trust_index.insert(&trust, number);

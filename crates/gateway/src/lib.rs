@@ -18,6 +18,7 @@ pub mod rpc;
 pub mod services;
 pub mod simulate;
 mod stages;
+pub mod turns;
 
 pub use routes::{Unfinished, router};
 pub use services::Services;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::address::TrustedProxies;
 use crate::limits::Limits;
 use crate::overload::Overload;
+use crate::turns::Turns;
 
 /// The shared parts. Cheap to clone behind an [`Arc`]; nothing in here is global.
 pub struct Services {
@@ -39,6 +40,8 @@ pub struct Services {
     pub limits: Limits,
     /// Whether there is more to do than can be done.
     pub overload: Overload,
+    /// Turns of the processor for the management API.
+    pub turns: Turns,
 }
 
 impl Services {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
 use async_graphql::{BatchResponse, EmptySubscription, Request, Response, Schema};
 use async_graphql_axum::GraphQLResponse;
 use axum::Router;
@@ -79,9 +80,12 @@ impl Api {
         let mut response = match limits::admit(&request.query) {
             Err(refusal) => Response::from_errors(vec![refusal.into_server_error()]),
             Ok(document) => {
+                let is_mutation = is_mutation(&document, request.operation_name.as_deref());
                 request.set_parsed_query(document);
                 let caller = Caller { services: Arc::clone(&self.services), principal, origin };
-                self.schema.execute(request.data(caller)).await
+                let answer = Box::pin(self.schema.execute(request.data(caller)));
+                // Mutations are done one at a time as it is, and exchanges may have to wait for what they hold.
+                if is_mutation { answer.await } else { self.services.turns.run(answer).await }
             }
         };
         let more = response.errors.len().saturating_sub(ERRORS_MAX);
@@ -128,6 +132,15 @@ async fn serve(
             reply.send(StatusCode::OK, BatchResponse::Batch(responses))
         }
     }
+}
+
+/// Whether what is to be done of this document is a mutation.
+fn is_mutation(document: &ExecutableDocument, operation_name: Option<&str>) -> bool {
+    let operation = match &document.operations {
+        DocumentOperations::Single(only) => Some(only),
+        DocumentOperations::Multiple(all) => operation_name.and_then(|name| all.get(name)),
+    };
+    operation.is_some_and(|operation| operation.node.ty == OperationType::Mutation)
 }
 
 enum Requests {
@@ -278,6 +291,16 @@ mod tests {
         assert_eq!(wanted("application/graphql-response+json, application/json;q=0.9"), JSON);
         assert_eq!(wanted("application/graphql-response+json"), GRAPHQL_JSON);
         assert_eq!(Reply::wanted(&HeaderMap::new()).media_type, JSON);
+    }
+
+    #[test]
+    fn it_is_a_mutation_when_that_is_what_is_to_be_done() {
+        let is = |document, name| is_mutation(&limits::admit(document).unwrap(), name);
+        assert!(is("mutation { a }", None) && is("mutation M { a }", Some("M")));
+        assert!(!is("{ a }", None) && !is("query Q { a }", Some("Q")));
+        let both = "query Q { a } mutation M { a }";
+        assert!(is(both, Some("M")));
+        assert!(!is(both, Some("Q")) && !is(both, Some("N")) && !is(both, None));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use sallyport_gateway::Services;
 use sallyport_gateway::address::TrustedProxies;
 use sallyport_gateway::limits::Limits;
 use sallyport_gateway::overload::Overload;
+use sallyport_gateway::turns::Turns;
 use sallyport_graphql::GraphqlOptions;
 use sallyport_identity::outbound::Outbound;
 use sallyport_identity::verifier::Verifier;
@@ -131,6 +132,7 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
         trusted_proxies: TrustedProxies::new(settings.trusted_proxies.clone()),
         limits: Limits::new(settings.limit_global, settings.limit_per_address, settings.limit_per_trust),
         overload: Overload::default(),
+        turns: Turns::start(),
     });
     let watched = Arc::clone(&services);
     tokio::spawn(async move { watched.overload.watch().await });

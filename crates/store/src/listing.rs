@@ -215,8 +215,10 @@ impl Store {
         descending: bool,
         request: &PageRequest,
     ) -> Result<Page<trust::Model>, StoreError> {
-        match timeout(PING, self.write_uses(Some(scope))).await {
-            Ok(Ok(())) => {}
+        let (store, of) = (self.clone(), scope.clone());
+        // In a task of its own: who lists may have to wait for the processor, and who is being recorded for the writer.
+        match tokio::spawn(async move { timeout(PING, store.write_uses(Some(&of))).await }).await {
+            Ok(Ok(Ok(()))) => {}
             failed => tracing::warn!(?failed, "bindings are listed by their last use as far as it is written"),
         }
         let usages = page(self.reader(), usages_in(scope), usage_keyset(descending), (&NUMBER, &ID), request, |row| {

@@ -25,6 +25,7 @@ use sallyport_gateway::Services;
 use sallyport_gateway::address::TrustedProxies;
 use sallyport_gateway::limits::Limits;
 use sallyport_gateway::overload::Overload;
+use sallyport_gateway::turns::Turns;
 use sallyport_graphql::{GraphqlOptions, router};
 use sallyport_identity::outbound::{AllowRule, Outbound, OutboundSettings, ResolveOverride};
 use sallyport_identity::verifier::Verifier;
@@ -113,6 +114,7 @@ impl World {
             trusted_proxies: TrustedProxies::default(),
             limits: Limits::new(0, 0, 0),
             overload: Overload::default(),
+            turns: Turns::start(),
         });
         let api = router(Arc::clone(&services), options);
         Self { services, issuer, github, api, _folder: folder }
@@ -134,6 +136,7 @@ impl World {
             trusted_proxies: TrustedProxies::default(),
             limits: Limits::new(0, 0, 0),
             overload: Overload::default(),
+            turns: Turns::start(),
         })
     }
 
