@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_micros(100);
 /// Every how many granted requests the reference is kept, to be looked up afterwards.
 const REFERENCE_EVERY: u64 = 499;
+/// How the management API says that there was no time.
+const UNAVAILABLE: &[u8] = b"\"code\":\"UNAVAILABLE\"";
 /// What an exchange's answer calls its reference.
 const REFERENCE: &[u8] = b"x-sallyport-reference";
 
@@ -367,6 +369,11 @@ async fn work(shared: Arc<Shared>, address: SocketAddr, mut connection: Connecti
                         tally.references.push(String::from_utf8_lossy(reference).into_owned());
                     }
                     tally.samples.push(Sample { at, latency, status: 200 });
+                    continue;
+                }
+                // A query that was refused has the status of what came to nothing.
+                400 if answer.body.windows(UNAVAILABLE.len()).any(|part| part == UNAVAILABLE) => {
+                    tally.samples.push(Sample { at, latency, status: 503 });
                     continue;
                 }
                 status @ (429 | 503) => {

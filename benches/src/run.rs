@@ -563,7 +563,8 @@ impl Running<'_> {
             let maximum = self.maximum_now(variant).await?;
             let plan = Plan { pace: Pace::Open(maximum.outcome.rate() / 2.0), ..self.closed() };
             maxima.add(maximum);
-            let beside = Plan { window: plan.window / ROUNDS, ..self.closed() };
+            // A little longer: they do not end before what is counted beside them.
+            let beside = Plan { window: plan.window / ROUNDS + WARM_UP, ..self.closed() };
             let (addresses, page) = (self.addresses(), Arc::clone(&page));
             let (one, other) =
                 try_join!(run(&addresses, &page, beside, |_| std::future::ready(Ok(()))), self.round(variant, plan),)?;

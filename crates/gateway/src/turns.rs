@@ -1,9 +1,10 @@
 //! Turns of the processor for what is asked of the management API.
 //!
 //! A page of a hundred bindings takes the time of thirty exchanges. Hundreds of clients who ask for pages would have hundreds of tasks
-//! ready to go on, and an exchange its turn after all of those. So in each round of the runtime only as many of them go on as it has
-//! threads, in the order in which they came; the others have theirs in the rounds that follow. While the processor has time to spare, a
-//! round is over at once. What waits for something else than the processor holds up nobody.
+//! ready to go on, and an exchange its turn after all of those. So in each round of the runtime, which is all that is ready to go on or
+//! some sixty tasks of it, only as many of them go on as it has threads, in the order in which they came; the others have theirs in the
+//! rounds that follow. While there is nothing else to do, a round is over at once. Whoever waits for something else than the processor
+//! keeps no turn.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -38,7 +39,8 @@ impl Turns {
         Self::of_each_round(Handle::current().metrics().num_workers())
     }
 
-    fn of_each_round(turns: usize) -> Self {
+    /// As [`Self::start`], so many in each round; with none, nothing goes on.
+    pub fn of_each_round(turns: usize) -> Self {
         let left = Arc::new(Semaphore::new(turns));
         let state = Arc::new(State { left, taken: AtomicUsize::new(0), some: Notify::new() });
         let giving = tokio::spawn(give(Arc::clone(&state)));
@@ -54,11 +56,20 @@ impl Turns {
             if let Some(turn) = ready!(turn.poll_acquire(context)) {
                 turn.forget();
                 self.state.taken.fetch_add(1, Ordering::Relaxed);
-                self.state.some.notify_one();
             }
+            let _over = Over(&self.state.some);
             work.as_mut().poll(context)
         })
         .await
+    }
+}
+
+/// Says that a turn is over, however it ends. Not before: whoever is woken by a task goes on after it, on the same thread.
+struct Over<'t>(&'t Notify);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -68,7 +79,7 @@ impl Drop for Turns {
     }
 }
 
-/// Gives what was taken in a round when that is over: behind whatever was ready to go on.
+/// Gives what was taken in a round when that is over.
 async fn give(state: Arc<State>) {
     loop {
         state.some.notified().await;
@@ -79,6 +90,7 @@ async fn give(state: Arc<State>) {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
     use std::sync::Mutex;
 
     use futures::FutureExt as _;
@@ -127,20 +139,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_or_is_given_up_keeps_no_turn() {
+    async fn what_waits_is_given_up_or_panics_keeps_no_turn() {
         let turns = Turns::of_each_round(1);
+        let left = || (turns.state.left.available_permits(), turns.state.taken.load(Ordering::Relaxed));
         let mut waiting = pin!(turns.run(pending::<()>()));
         assert!(waiting.as_mut().now_or_never().is_none());
-        // Given up while it waits for its turn, and while that is on its way to it.
+        assert_eq!(left(), (0, 1));
+        // Given up while it waits for its turn, and when that is its own already.
         assert!(turns.run(async {}).now_or_never().is_none());
         let mut next = Box::pin(turns.run(async {}));
         assert!(next.as_mut().now_or_never().is_none());
-        yield_now().await;
-        yield_now().await;
-        drop(next);
-        for _ in 0..10 {
-            turns.run(yield_now()).await;
+        while left().1 > 0 {
+            yield_now().await;
         }
-        assert!(waiting.as_mut().now_or_never().is_none());
+        assert_eq!(left(), (0, 0));
+        drop(next);
+        assert_eq!(left(), (1, 0));
+        let panicking = AssertUnwindSafe(turns.run(async { panic!("as it should") })).catch_unwind();
+        assert!(panicking.await.is_err());
+        turns.run(yield_now()).await;
+        while left().1 > 0 {
+            yield_now().await;
+        }
+        assert_eq!(left(), (1, 0));
     }
 }

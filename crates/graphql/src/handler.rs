@@ -84,7 +84,8 @@ impl Api {
                 request.set_parsed_query(document);
                 let caller = Caller { services: Arc::clone(&self.services), principal, origin };
                 let answer = Box::pin(self.schema.execute(request.data(caller)));
-                // Mutations are done one at a time as it is, and exchanges may have to wait for what they hold.
+                // Mutations take none: exchanges may have to wait for what these hold. What queries hold, whenever they wait,
+                // nobody else must need: `simulateExchange` and the store do such things in tasks of their own.
                 if is_mutation { answer.await } else { self.services.turns.run(answer).await }
             }
         };
@@ -138,7 +139,11 @@ async fn serve(
 fn is_mutation(document: &ExecutableDocument, operation_name: Option<&str>) -> bool {
     let operation = match &document.operations {
         DocumentOperations::Single(only) => Some(only),
-        DocumentOperations::Multiple(all) => operation_name.and_then(|name| all.get(name)),
+        // Also when only one is there that has a name; it is done without being asked for by that.
+        DocumentOperations::Multiple(all) => match operation_name {
+            Some(name) => all.get(name),
+            None => all.values().next().filter(|_| all.len() == 1),
+        },
     };
     operation.is_some_and(|operation| operation.node.ty == OperationType::Mutation)
 }
@@ -296,8 +301,8 @@ mod tests {
     #[test]
     fn it_is_a_mutation_when_that_is_what_is_to_be_done() {
         let is = |document, name| is_mutation(&limits::admit(document).unwrap(), name);
-        assert!(is("mutation { a }", None) && is("mutation M { a }", Some("M")));
-        assert!(!is("{ a }", None) && !is("query Q { a }", Some("Q")));
+        assert!(is("mutation { a }", None) && is("mutation M { a }", Some("M")) && is("mutation M { a }", None));
+        assert!(!is("{ a }", None) && !is("query Q { a }", Some("Q")) && !is("query Q { a }", None));
         let both = "query Q { a } mutation M { a }";
         assert!(is(both, Some("M")));
         assert!(!is(both, Some("Q")) && !is(both, Some("N")) && !is(both, None));

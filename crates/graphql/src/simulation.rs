@@ -1,6 +1,7 @@
 //! Trying an exchange: every check's outcome, and nothing issued, recorded or used up.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, Object, SimpleObject};
 use sallyport_domain::mrn::Resource;
@@ -8,6 +9,7 @@ use sallyport_domain::role::Permission;
 use sallyport_gateway::pipeline::Locator;
 use sallyport_gateway::simulate::{Presented, Simulation, simulate};
 use serde_json::Value;
+use tracing::Instrument as _;
 
 use crate::access::Caller;
 use crate::conditions;
@@ -110,7 +112,11 @@ async fn run(caller: &Caller, input: SimulateExchangeInput) -> Result<SimulateEx
             }
         },
     };
-    let simulated = simulate(&caller.services, &snapshot, Simulation { presented, locator, source_ip, allowed }).await;
+    let services = Arc::clone(&caller.services);
+    let simulation = Simulation { presented, locator, source_ip, allowed };
+    // In a task of its own: a query may have to wait for its turn, and would keep a place at an STS meanwhile.
+    let simulating = async move { simulate(&services, &snapshot, simulation).await }.in_current_span();
+    let simulated = tokio::spawn(simulating).await.map_err(|_| Error::internal("a simulation panicked"))?;
     let installation = &caller.services.installation;
     Ok(SimulateExchangePayload {
         granted: simulated.granted(),

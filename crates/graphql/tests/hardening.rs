@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::sync::Arc;
+
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use common::{OWNER, World, role_mrn};
@@ -13,9 +16,11 @@ use sallyport_domain::id::{CredentialId, OrganizationId};
 use sallyport_domain::mrn::Resource;
 use sallyport_domain::role::RoleName;
 use sallyport_domain::subject_status::SubjectStatus;
-use sallyport_graphql::GraphqlOptions;
-use sallyport_store::{MutateError, StoreError, Write};
+use sallyport_gateway::turns::Turns;
+use sallyport_graphql::{GraphqlOptions, router};
+use sallyport_store::{Configuration, MutateError, StoreError, Write};
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 /// What a field of an answer says.
 fn text(value: &Value) -> String {
@@ -425,7 +430,7 @@ async fn m12_revocation_counts_from_when_it_is_done() {
     let revoke = "mutation($m: String!) { revokeCredentials(mrn: $m) { mrn } }";
     let began = world.services.now().seconds();
     // Somebody else's change holds the lock for two seconds, while a token is issued.
-    let configuration = std::sync::Arc::clone(&world.services.configuration);
+    let configuration = Arc::clone(&world.services.configuration);
     let (held, holds) = tokio::sync::oneshot::channel();
     let mut held = Some(held);
     let other = tokio::spawn(async move {
@@ -963,4 +968,35 @@ async fn a_provider_has_ten_thousand_subjects_of_which_something_is_said_and_no_
     world.services.store.purge_ended(now, 10).await.unwrap();
     configuration.forget_ended(now).await;
     world.run(update, of("one more", true)).await;
+}
+
+/// Exchanges wait for what mutations hold, also for those that have a name and are not asked for by it.
+#[tokio::test]
+async fn queries_wait_for_their_turn_and_mutations_for_none() {
+    async fn finished_beside_mutations(api: &Router) -> bool {
+        let send = |document: &str| {
+            let request = Request::post("/query")
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::AUTHORIZATION, format!("Bearer {OWNER}"))
+                .body(Body::from(json!({ "query": document }).to_string()))
+                .unwrap();
+            api.clone().oneshot(request)
+        };
+        let query = tokio::spawn(send("query Who { viewer { mrn } }"));
+        for _ in 0..3 {
+            let made = send("mutation Make { createOrganization(input: {name: \"a\"}) { mrn } }").await.unwrap();
+            let body = axum::body::to_bytes(made.into_body(), 10_000).await.unwrap();
+            assert!(String::from_utf8_lossy(&body).contains("\"mrn\":"), "{body:?}");
+        }
+        let finished = query.is_finished();
+        query.abort();
+        finished
+    }
+
+    let world = World::new().await;
+    assert!(finished_beside_mutations(&router(Arc::clone(&world.services), GraphqlOptions::default())).await);
+    let configuration = Configuration::start(world.services.store.clone()).await.unwrap();
+    let mut services = world.replica(configuration);
+    Arc::get_mut(&mut services).unwrap().turns = Turns::of_each_round(0);
+    assert!(!finished_beside_mutations(&router(services, GraphqlOptions::default())).await);
 }

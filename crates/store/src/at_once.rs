@@ -20,7 +20,7 @@ use crate::bulk::{ROWS, Texts};
 use crate::entity::exchange::{self, Cell, Column, Entry};
 use crate::entity::{configuration_revision, trust_usage};
 use crate::error::{StoreError, of_sqlx};
-use crate::store::{Held, Store, begun};
+use crate::store::{Held, Store, apart};
 
 static TEXTS: Texts = Texts::new();
 
@@ -54,7 +54,7 @@ pub(crate) async fn record(store: &Store, lane: i64, held: Held, records: &[&Ent
         return Ok(false);
     }
     let pool = db.get_sqlite_connection_pool().clone();
-    let mut transaction = begun(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
+    let mut transaction = apart(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
     for part in records.chunks(ROWS) {
         let (text, arguments) = sqlite(lane, held, part)?;
         let done = query_with(text, arguments).execute(&mut *transaction).await.map_err(failed)?;

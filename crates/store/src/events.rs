@@ -23,7 +23,7 @@ use crate::entity::{audit_entry, configuration_revision, exchange};
 use crate::error::StoreError;
 use crate::listing::{audit_in, exchanges_in};
 use crate::paging::{ID, Key, Keyset, NUMBER, PAGE_MAX, Page, PageRequest, end_cursor, keyset};
-use crate::store::{Store, read_held, retry};
+use crate::store::{Store, apart, read_held, retry};
 use crate::{ExchangeFilter, recorder};
 
 /// How long ago, in seconds, something must have happened to be settled: twice what a commit may take.
@@ -139,17 +139,22 @@ impl Store {
 
     /// Settles the record up to `wanted`, unless it is settled further already; answers up to when it is.
     async fn settle(&self, wanted: Timestamp) -> Result<Timestamp, StoreError> {
-        let settling = retry(|| async {
-            let transaction = self.begin_write().await?;
-            settle_in(&transaction, wanted).await?;
-            let settled = read_held(&transaction).await?.settled();
-            transaction.commit().await?;
-            Ok(settled)
-        });
-        match timeout(recorder::COMMIT, settling).await {
-            Ok(settled) => settled,
-            Err(_) => Err(StoreError::timed_out("settling the record")),
-        }
+        let store = self.clone();
+        // Who asks for events may have to wait for the processor, and must not keep those waiting who record.
+        apart(async move {
+            let settling = retry(|| async {
+                let transaction = store.begin_write().await?;
+                settle_in(&transaction, wanted).await?;
+                let settled = read_held(&transaction).await?.settled();
+                transaction.commit().await?;
+                Ok(settled)
+            });
+            match timeout(recorder::COMMIT, settling).await {
+                Ok(settled) => settled,
+                Err(_) => Err(StoreError::timed_out("settling the record")),
+            }
+        })
+        .await
     }
 
     /// What this replica makes durable from here on, as it happens. Nobody waits for the receiver: when `room` events wait

@@ -26,7 +26,7 @@ use crate::entity::{
 use crate::error::StoreError;
 use crate::load::by_key;
 use crate::paging::{ID, Key, Keyset, NUMBER, Page, PageRequest, TEXT, page};
-use crate::store::{PING, Store, timed};
+use crate::store::{PING, Store, apart, timed};
 
 /// What bindings can be ordered by; the id breaks ties.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -216,9 +216,9 @@ impl Store {
         request: &PageRequest,
     ) -> Result<Page<trust::Model>, StoreError> {
         let (store, of) = (self.clone(), scope.clone());
-        // In a task of its own: who lists may have to wait for the processor, and who is being recorded for the writer.
-        match tokio::spawn(async move { timeout(PING, store.write_uses(Some(&of))).await }).await {
-            Ok(Ok(Ok(()))) => {}
+        // Who lists may have to wait for the processor, and must not keep the writer meanwhile.
+        match timeout(PING, apart(async move { store.write_uses(Some(&of)).await })).await {
+            Ok(Ok(())) => {}
             failed => tracing::warn!(?failed, "bindings are listed by their last use as far as it is written"),
         }
         let usages = page(self.reader(), usages_in(scope), usage_keyset(descending), (&NUMBER, &ID), request, |row| {

@@ -147,7 +147,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        match timeout(PING, self.reader().ping()).await {
+        // Not behind lists, which may wait for each other for longer.
+        match timeout(PING, self.feed().ping()).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(StoreError::timed_out("a ping")),
         }
@@ -235,7 +236,7 @@ impl Store {
         }
     }
 
-    /// The connections of who writes. Transactions over them begin by [`begun`].
+    /// The connections of who writes. Transactions over them begin [`apart`].
     pub(crate) fn write(&self) -> &DatabaseConnection {
         self.0.in_log.store(true, Ordering::Relaxed);
         self.writer()
@@ -251,7 +252,7 @@ impl Store {
             ..TransactionOptions::default()
         };
         let db = self.write().clone();
-        begun(async move { db.begin_with_options(options).await }).await
+        apart(async move { db.begin_with_options(options).await }).await
     }
 
     /// A transaction in which all reads see one state of the database.
@@ -266,24 +267,24 @@ impl Store {
             },
         };
         let db = self.0.feed.clone();
-        begun(async move { db.begin_with_options(options).await }).await
+        apart(async move { db.begin_with_options(options).await }).await
     }
 }
 
-/// A transaction, begun in a task of its own, which goes on when whoever wants it goes away; then it is rolled back.
+/// Does something in a task of its own, which goes on when whoever wants it goes away, or waits for the processor.
 ///
-/// Where the beginning itself is given up, sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection
+/// So do all transactions begin, which are rolled back then. Where the beginning itself is given up, sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection
 /// on with one open: what comes next then is "committed" by the statement, and lost with the connection
 /// (<https://github.com/transact-rs/sqlx/issues/4385>).
-pub(crate) async fn begun<T, E>(begin: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, StoreError>
+pub(crate) async fn apart<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, StoreError>
 where
     T: Send + 'static,
     E: Send + 'static,
     StoreError: From<E>,
 {
-    match tokio::spawn(begin.in_current_span()).await {
-        Ok(transaction) => Ok(transaction?),
-        Err(_) => Err(StoreError::Unavailable("a transaction could not begin: its task ended before".into())),
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(StoreError::Unavailable("a task in the database ended before its work was done".into())),
     }
 }
 
