@@ -9,6 +9,7 @@ use sallyport_domain::role::Permission;
 use sallyport_gateway::pipeline::Locator;
 use sallyport_gateway::simulate::{Presented, Simulation, simulate};
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::access::Caller;
@@ -114,9 +115,10 @@ async fn run(caller: &Caller, input: SimulateExchangeInput) -> Result<SimulateEx
     };
     let services = Arc::clone(&caller.services);
     let simulation = Simulation { presented, locator, source_ip, allowed };
-    // In a task of its own: a query may have to wait for its turn, and would keep a place at an STS meanwhile.
+    // In a task of its own: a query may have to wait for its turn, and would keep a place at an STS meanwhile. It ends with its caller.
     let simulating = async move { simulate(&services, &snapshot, simulation).await }.in_current_span();
-    let simulated = tokio::spawn(simulating).await.map_err(|_| Error::internal("a simulation panicked"))?;
+    let simulated = AbortOnDropHandle::new(tokio::spawn(simulating)).await;
+    let simulated = simulated.map_err(|_| Error::internal("the task of a simulation ended before it"))?;
     let installation = &caller.services.installation;
     Ok(SimulateExchangePayload {
         granted: simulated.granted(),

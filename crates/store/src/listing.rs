@@ -217,8 +217,14 @@ impl Store {
     ) -> Result<Page<trust::Model>, StoreError> {
         let (store, of) = (self.clone(), scope.clone());
         // Who lists may have to wait for the processor, and must not keep the writer meanwhile.
-        match timeout(PING, apart(async move { store.write_uses(Some(&of)).await })).await {
-            Ok(Ok(())) => {}
+        let writing = async move {
+            match timeout(PING, store.write_uses(Some(&of))).await {
+                Ok(done) => done,
+                Err(_) => Err(StoreError::timed_out("writing when bindings were last used")),
+            }
+        };
+        match apart(writing).await {
+            Ok(()) => {}
             failed => tracing::warn!(?failed, "bindings are listed by their last use as far as it is written"),
         }
         let usages = page(self.reader(), usages_in(scope), usage_keyset(descending), (&NUMBER, &ID), request, |row| {

@@ -142,18 +142,6 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether the database answers, within two seconds.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when it does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        // Not behind lists, which may wait for each other for longer.
-        match timeout(PING, self.feed().ping()).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(StoreError::timed_out("a ping")),
-        }
-    }
-
     /// Whether writes work, as far as the last exchange or change that was to be recorded tells. While they do not, the
     /// [`Recorder`](crate::Recorder) tries one each second, whether or not anybody else does.
     pub fn takes_writes(&self) -> bool {
