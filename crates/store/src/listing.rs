@@ -26,7 +26,7 @@ use crate::entity::{
 use crate::error::StoreError;
 use crate::load::by_key;
 use crate::paging::{ID, Key, Keyset, NUMBER, Page, PageRequest, TEXT, page};
-use crate::store::{PING, Store, apart, timed};
+use crate::store::{ANSWER, Store, apart, timed};
 
 /// What bindings can be ordered by; the id breaks ties.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -218,7 +218,7 @@ impl Store {
         let (store, of) = (self.clone(), scope.clone());
         // Who lists may have to wait for the processor, and must not keep the writer meanwhile.
         let writing = async move {
-            match timeout(PING, store.write_uses(Some(&of))).await {
+            match timeout(ANSWER, store.write_uses(Some(&of))).await {
                 Ok(done) => done,
                 Err(_) => Err(StoreError::timed_out("writing when bindings were last used")),
             }

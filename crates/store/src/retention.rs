@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::entity::{audit_entry, exchange, replay_use, revoked_credential, subject_status, trust, trust_usage};
 use crate::error::StoreError;
-use crate::store::{PING, Store, retry};
+use crate::store::{ANSWER, Store, retry};
 
 impl Store {
     /// What time it is for whoever forgets by it: the earlier of `own`, this machine's clock, and the database's. A replica whose
@@ -30,7 +30,7 @@ impl Store {
         if feed.get_database_backend() == DbBackend::Sqlite {
             return Ok(own);
         }
-        let row = timeout(PING, feed.query_one_raw(Statement::from_string(DbBackend::Postgres, NOW)))
+        let row = timeout(ANSWER, feed.query_one_raw(Statement::from_string(DbBackend::Postgres, NOW)))
             .await
             .map_err(|_| StoreError::timed_out("reading the database's clock"))??;
         let theirs = row.map(|row| row.try_get_by_index(0)).transpose()?.map(Timestamp::from_micros);

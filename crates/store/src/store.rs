@@ -37,8 +37,8 @@ const BUSY_SQLITE: Duration = Duration::from_secs(5);
 /// How long an idle connection is used again without a test. No longer than a replica takes to notice an outage, so that what
 /// sat idle through one is replaced rather than handed to the first caller after it.
 const IDLE_UNTESTED: Duration = Duration::from_secs(1);
-/// How long [`Store::ping`] and the reading of the revision may take.
-pub(crate) const PING: Duration = Duration::from_secs(2);
+/// How long a short question to the database may take, such as what the revision is.
+pub(crate) const ANSWER: Duration = Duration::from_secs(2);
 /// Connections kept for following the change feed, so that a flood of listings cannot make a replica stale.
 const FEED_CONNECTIONS: u32 = 2;
 /// How long a PostgreSQL transaction may do nothing.
@@ -218,7 +218,7 @@ impl Store {
 
     /// The revision of the configuration in the database.
     pub(crate) async fn revision(&self) -> Result<i64, StoreError> {
-        match timeout(PING, timed("revision", read_revision(&self.0.feed))).await {
+        match timeout(ANSWER, timed("revision", read_revision(&self.0.feed))).await {
             Ok(answer) => answer,
             Err(_) => Err(StoreError::timed_out("reading the revision")),
         }
