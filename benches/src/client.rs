@@ -120,14 +120,6 @@ pub fn graphql_request(address: SocketAddr, bearer: &str, document: &str, variab
     post(&address.to_string(), "/query", "application/json", Some(bearer), &body)
 }
 
-/// The same, with a status of its own for what is refused: only the newer media type has that.
-pub fn graphql_request_with_status(address: SocketAddr, bearer: &str, document: &str, variables: &Value) -> Vec<u8> {
-    let mut request = graphql_request(address, bearer, document, variables);
-    let first_line = request.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    request.splice(first_line..first_line, *b"accept: application/graphql-response+json\r\n");
-    request
-}
-
 /// Asks the management API on a connection of its own, and returns `data`.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio::try_join;
 
-use crate::client::{get, graphql, graphql_request, graphql_request_with_status};
+use crate::client::{get, graphql, graphql_request};
 use crate::cores::Cores;
 use crate::estate::{Builder, mrns};
 use crate::load::{Mark, Outcome, Pace, Plan, Requests, per_second, percentile, run};
@@ -28,8 +28,6 @@ const RSA_TOKENS: usize = 8_192;
 const TOKENS: usize = 32_768;
 /// Exchanges a second up to which a variant that uses each token once has enough of them.
 const ONCE_AT_MOST: u64 = 20_000;
-/// How a GraphQL request is put together.
-type GraphqlRequest = fn(SocketAddr, &str, &str, &Value) -> Vec<u8>;
 /// Before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// In how many parts exchanges are counted, so that what they are held against is measured between them: a machine with neighbours
@@ -525,7 +523,7 @@ impl Running<'_> {
     }
 
     /// Asks for one page of 100 bindings of the largest space, after so many of 1,000.
-    async fn request_of_page(&self, after_pages: usize, request: GraphqlRequest) -> Result<Arc<Requests>> {
+    async fn request_of_page(&self, after_pages: usize) -> Result<Arc<Requests>> {
         const LIST: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 100, after: $after) { bindings { mrn name scope roles expiration issuerUri subject mappings { key value } allowedAudiences createdAt createdBy lastUsed clientId serviceAccountMrn disabled warnings } pageInfo { hasNextPage endCursor } } }";
         const WALK: &str = "query($scope: String!, $after: String) { listWIFAuthBindings(scopeMrn: $scope, first: 1000, after: $after) { pageInfo { endCursor } } }";
         let address = self.address()?;
@@ -542,12 +540,12 @@ impl Running<'_> {
         let items = page["listWIFAuthBindings"]["bindings"].as_array().map_or(0, Vec::len);
         ensure!(items == 100, "a page of 100 has {items}");
         let mut requests = Requests::new("{\"data\":{\"listWIFAuthBindings\":{\"bindings\":[{");
-        requests.push(&request(address, OWNER, LIST, &variables));
+        requests.push(&graphql_request(address, OWNER, LIST, &variables));
         Ok(Arc::new(requests))
     }
 
     async fn page(&mut self, variant: &Variant, pages: usize) -> Result<Row> {
-        let request = self.request_of_page(pages, graphql_request).await?;
+        let request = self.request_of_page(pages).await?;
         let seen = self.send(&request, Plan { connections: 1, ..self.closed() }).await?;
         let mut row = self.row(&variant.name, &seen)?;
         if row.note.is_empty() {
@@ -557,7 +555,7 @@ impl Running<'_> {
     }
 
     async fn beside(&mut self, variant: &Variant) -> Result<Row> {
-        let page = self.request_of_page(0, graphql_request_with_status).await?;
+        let page = self.request_of_page(0).await?;
         let (mut maxima, mut seen, mut pages) = (Seen::default(), Seen::default(), Outcome::default());
         for _ in 0..ROUNDS {
             let maximum = self.maximum_now(variant).await?;
@@ -567,7 +565,7 @@ impl Running<'_> {
             let beside = Plan { window: plan.window / ROUNDS + WARM_UP, ..self.closed() };
             let (addresses, page) = (self.addresses(), Arc::clone(&page));
             let (one, other) =
-                try_join!(run(&addresses, &page, beside, |_| std::future::ready(Ok(()))), self.round(variant, plan),)?;
+                try_join!(run(&addresses, &page, beside, |_| std::future::ready(Ok(()))), self.round(variant, plan))?;
             pages.add(one.0);
             seen.add(other);
         }

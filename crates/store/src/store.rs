@@ -261,8 +261,9 @@ impl Store {
 
 /// Does something in a task of its own, which goes on when whoever wants it goes away, or waits for the processor.
 ///
-/// So do all transactions begin, which are rolled back then. Where the beginning itself is given up, sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection
-/// on with one open: what comes next then is "committed" by the statement, and lost with the connection
+/// So do all transactions begin, which are rolled back when nobody wants them any more. Where the beginning itself is given up,
+/// sqlx 0.9 believes on PostgreSQL that there is no transaction, and hands the connection on with one open: what comes next then
+/// is "committed" by the statement, and lost with the connection
 /// (<https://github.com/transact-rs/sqlx/issues/4385>).
 pub(crate) async fn apart<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, StoreError>
 where
