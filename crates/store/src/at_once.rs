@@ -1,5 +1,6 @@
 //! Exchanges put on record by one statement, which is a transaction by itself; on SQLite by a few in one transaction, where they
-//! are too many for one.
+//! are too many for one. PostgreSQL gets an array for each column, so that its statement is the same for however many, and uses up
+//! tokens in it as well.
 //!
 //! What the recorder writes is nearly always the same, and decided on the revision that it held last. That fits into a statement
 //! which does nothing when the revision is another by now, or somebody else holds it: then the transaction that asks first
@@ -8,56 +9,73 @@
 //!
 //! These statements go to `sqlx` itself: sea-orm has it make a copy of every text and value, which are many here.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
-use sea_orm::sqlx::postgres::PgArguments;
+use sea_orm::sqlx::error::BoxDynError;
+use sea_orm::sqlx::postgres::{PgArguments, PgBindIterExt as _};
+use sea_orm::sqlx::query::Query;
 use sea_orm::sqlx::sqlite::SqliteArguments;
-use sea_orm::sqlx::{self, Arguments as _, query_with};
+use sea_orm::sqlx::{self, Arguments as _, PgPool, Row as _, Sqlite, SqlitePool, query_with};
 use sea_orm::{DbBackend, EntityName, Iden, Iterable};
+use uuid::Uuid;
 
 use crate::bulk::{ROWS, Texts};
 use crate::entity::exchange::{self, Cell, Column, Entry};
-use crate::entity::{configuration_revision, trust_usage};
+use crate::entity::{configuration_revision, replay_use, trust_usage};
 use crate::error::{StoreError, of_sqlx};
+use crate::recorder::Recorded;
 use crate::store::{Held, Store, apart};
 
-static TEXTS: Texts = Texts::new();
+static SQLITE: Texts = Texts::new();
+static POSTGRES: LazyLock<String> = LazyLock::new(|| postgres_text(false));
+/// Where tokens are used up.
+static POSTGRES_ONCE: LazyLock<String> = LazyLock::new(|| postgres_text(true));
 
-/// How long an argument is, about.
+/// How long a cell is, about.
 const BYTES: usize = 32;
 
-/// Puts all of these on record, of which there is at least one, and none of which uses up a token; on PostgreSQL also when
-/// their trusts were last used. All or nothing; and nothing when the lane is not as it was held, somebody holds it, or they are
-/// too many: then the answer is false. The lane is held meanwhile, as by [`hold_revision`](crate::store::hold_revision).
+/// What a lane has to be, for a statement to do anything: its number, revision and settled time.
+type Expected = [i64; 3];
+
+/// Puts all of these on record, of which there is at least one; on PostgreSQL also when their trusts were last used. All or
+/// nothing, but for those whose tokens were used up before. There is no answer, and nothing is written, when the lane is not as it
+/// was held or somebody holds it, when nothing is left to record, or when there are tokens and this is SQLite. The lane is held
+/// meanwhile, as by [`hold_revision`](crate::store::hold_revision).
 ///
 /// A caller that goes away does not stop a statement: what the database got, it may still do.
 ///
 /// # Errors
-/// When the database does not take them, or does not know such a statement.
-pub(crate) async fn record(store: &Store, lane: i64, held: Held, records: &[&Entry]) -> Result<bool, StoreError> {
-    let db = store.write();
-    let backend = db.get_database_backend();
+/// When the database does not take them, or does not know such a statement: then nothing is written, unless the error is
+/// transient.
+pub(crate) async fn record(
+    store: &Store,
+    lane: i64,
+    held: Held,
+    records: &[&Entry],
+) -> Result<Option<Vec<Recorded>>, StoreError> {
+    let (db, expected) = (store.write(), [lane, held.revision, held.settled().micros()]);
+    if db.get_database_backend() != DbBackend::Sqlite {
+        return in_postgres(db.get_postgres_connection_pool(), expected, held, records).await;
+    }
+    let done = !use_up_tokens(records) && in_sqlite(db.get_sqlite_connection_pool(), expected, held, records).await?;
+    Ok(done.then(|| vec![Recorded::Durable; records.len()]))
+}
+
+/// Whether there are tokens that these use up.
+fn use_up_tokens(records: &[&Entry]) -> bool {
+    records.iter().any(|entry| entry.replay().is_some())
+}
+
+async fn in_sqlite(pool: &SqlitePool, expected: Expected, held: Held, records: &[&Entry]) -> Result<bool, StoreError> {
     if records.len() <= ROWS {
-        let rows = if backend == DbBackend::Sqlite {
-            let (text, arguments) = sqlite(lane, held, records)?;
-            query_with(text, arguments).execute(db.get_sqlite_connection_pool()).await.map_err(failed)?.rows_affected()
-        } else {
-            let (text, arguments) = postgres(lane, held, records)?;
-            let done = query_with(text, arguments).execute(db.get_postgres_connection_pool()).await;
-            done.map_err(failed)?.rows_affected()
-        };
-        return Ok(rows > 0);
+        let done = sqlite(expected, held, records)?.execute(pool).await.map_err(failed)?;
+        return Ok(done.rows_affected() > 0);
     }
-    // What a first of several statements noted of trusts' use would be locked until the last, and other replicas would wait.
-    if backend != DbBackend::Sqlite {
-        return Ok(false);
-    }
-    let pool = db.get_sqlite_connection_pool().clone();
+    let pool = pool.clone();
     let mut transaction = apart(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
     for part in records.chunks(ROWS) {
-        let (text, arguments) = sqlite(lane, held, part)?;
-        let done = query_with(text, arguments).execute(&mut *transaction).await.map_err(failed)?;
+        let done = sqlite(expected, held, part)?.execute(&mut *transaction).await.map_err(failed)?;
         if done.rows_affected() == 0 {
             transaction.rollback().await.map_err(failed)?;
             return Ok(false);
@@ -67,15 +85,51 @@ pub(crate) async fn record(store: &Store, lane: i64, held: Held, records: &[&Ent
     Ok(true)
 }
 
+async fn in_postgres(
+    pool: &PgPool,
+    expected: Expected,
+    held: Held,
+    records: &[&Entry],
+) -> Result<Option<Vec<Recorded>>, StoreError> {
+    if !use_up_tokens(records) {
+        let arguments = postgres(expected, held, records)?;
+        let done = query_with(POSTGRES.as_str(), arguments).execute(pool).await.map_err(failed)?;
+        return Ok((done.rows_affected() > 0).then(|| vec![Recorded::Durable; records.len()]));
+    }
+    // The statement does not look for the same token twice among those that it is given.
+    let mut tokens = HashSet::new();
+    let mut is_first = |entry: &Entry| entry.replay().is_none_or(|key| tokens.insert((key.provider, key.fingerprint)));
+    let firsts: Vec<&Entry> = records.iter().copied().filter(|entry| is_first(entry)).collect();
+    let mut arguments = postgres(expected, held, &firsts)?;
+    let keys = || firsts.iter().map(|entry| entry.replay());
+    arguments.add(keys().map(|key| key.map(|key| key.provider.0)).bind_iter()).map_err(encoding)?;
+    arguments.add(keys().map(|key| key.map(|key| &key.fingerprint[..])).bind_iter()).map_err(encoding)?;
+    arguments.add(keys().map(|key| key.map(|key| key.until.micros())).bind_iter()).map_err(encoding)?;
+    let kept = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(pool).await.map_err(failed)?;
+    let kept: Result<HashSet<Uuid>, _> = kept.iter().map(|row| row.try_get(0)).collect();
+    // They are written.
+    let kept = kept.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let outcome = |entry: &&Entry| match entry.replay().is_none() || kept.contains(&entry.record().id.0) {
+        true => Recorded::Durable,
+        false => Recorded::Replayed,
+    };
+    Ok((!kept.is_empty()).then(|| records.iter().map(outcome).collect()))
+}
+
 fn failed(error: sqlx::Error) -> StoreError {
     of_sqlx(&error)
 }
 
 /// The statement for these, of which there are 1 to [`ROWS`], with its arguments as SQLite's thread gets them: each its own.
-fn sqlite(lane: i64, held: Held, records: &[&Entry]) -> Result<(&'static str, SqliteArguments), StoreError> {
+fn sqlite(
+    expected: Expected,
+    held: Held,
+    records: &[&Entry],
+) -> Result<Query<'static, Sqlite, SqliteArguments>, StoreError> {
     let mut arguments = SqliteArguments::default();
-    arguments.reserve(records.len() * Column::iter().count() + 3, 0);
-    for cell in rows(held, records).chain(lane_as_held(lane, held)) {
+    arguments.reserve(records.len() * Column::iter().count() + expected.len(), 0);
+    let rows = records.iter().flat_map(|entry| Column::iter().map(move |column| cell(held, entry, column)));
+    for cell in rows.chain(expected.map(|number| Cell::Number(Some(number)))) {
         match cell {
             // In one piece with its count of owners.
             Cell::Text(text) => arguments.add(text.map(|text| Arc::<str>::from(&*text))),
@@ -84,95 +138,112 @@ fn sqlite(lane: i64, held: Held, records: &[&Entry]) -> Result<(&'static str, Sq
             Cell::Number(number) => arguments.add(number),
             Cell::Flag(flag) => arguments.add(flag),
         }
-        .map_err(|error| failed(sqlx::Error::Encode(error)))?;
+        .map_err(encoding)?;
     }
-    let (backend, count) = (DbBackend::Sqlite, records.len());
-    Ok((TEXTS.get(backend, count, || text(backend, count)), arguments))
+    Ok(query_with(SQLITE.get(DbBackend::Sqlite, records.len(), || sqlite_text(records.len())), arguments))
 }
 
-/// The same for PostgreSQL, as they are sent. It keeps few texts, and a row without an id is no row there.
-fn postgres(lane: i64, held: Held, records: &[&Entry]) -> Result<(&'static str, PgArguments), StoreError> {
-    let (backend, count) = (DbBackend::Postgres, records.len().next_power_of_two());
-    let mut arguments = PgArguments::default();
-    let parameters = count * Column::iter().count() + 3;
-    arguments.reserve(parameters, parameters * BYTES);
-    let no_rows = (records.len()..count).flat_map(|_| rows(held, &records[..1]).map(|cell| cell.as_null()));
-    for cell in rows(held, records).chain(no_rows).chain(lane_as_held(lane, held)) {
-        match cell {
-            Cell::Text(text) => arguments.add(text.as_deref()),
-            Cell::Bytes(bytes) => arguments.add(bytes),
-            Cell::Id(id) => arguments.add(id),
-            Cell::Number(number) => arguments.add(number),
-            Cell::Flag(flag) => arguments.add(flag),
+/// The arguments for PostgreSQL, as they are sent; without tokens.
+fn postgres(expected: Expected, held: Held, records: &[&Entry]) -> Result<PgArguments, StoreError> {
+    let (mut arguments, columns) = (PgArguments::default(), Column::iter().count());
+    arguments.reserve(expected.len() + columns, records.len() * columns * BYTES);
+    expected.into_iter().try_for_each(|number| arguments.add(number)).map_err(encoding)?;
+    for column in Column::iter() {
+        let mut cells = records.iter().map(|entry| cell(held, entry, column)).peekable();
+        // A column's are all of one kind.
+        match cells.peek() {
+            Some(Cell::Text(_)) => arguments.add(cells.map(Cell::into_text).bind_iter()),
+            Some(Cell::Bytes(_)) => arguments.add(cells.map(Cell::into_bytes).bind_iter()),
+            Some(Cell::Id(_)) => arguments.add(cells.map(Cell::into_id).bind_iter()),
+            Some(Cell::Number(_)) => arguments.add(cells.map(Cell::into_number).bind_iter()),
+            Some(Cell::Flag(_)) => arguments.add(cells.map(Cell::into_flag).bind_iter()),
+            None => Err("nothing to record".into()),
         }
-        .map_err(|error| failed(sqlx::Error::Encode(error)))?;
+        .map_err(encoding)?;
     }
-    Ok((TEXTS.get(backend, count, || text(backend, count)), arguments))
+    Ok(arguments)
 }
 
-fn rows<'r>(held: Held, records: &'r [&'r Entry]) -> impl Iterator<Item = Cell<'r>> {
-    records.iter().flat_map(move |entry| {
-        let time = held.on_record(entry.record().time);
-        Column::iter().map(move |column| entry.cell(time, column))
-    })
+fn encoding(error: BoxDynError) -> StoreError {
+    failed(sqlx::Error::Encode(error))
 }
 
-/// What the lane has to be, for the statement to do anything.
-fn lane_as_held<'r>(lane: i64, held: Held) -> impl Iterator<Item = Cell<'r>> {
-    [lane, held.revision, held.settled().micros()].into_iter().map(|number| Cell::Number(Some(number)))
+fn cell<'r>(held: Held, entry: &'r Entry, column: Column) -> Cell<'r> {
+    entry.cell(held.on_record(entry.record().time), column)
 }
 
-/// The statement for so many rows. Its parameters are theirs, and what the lane has to be: its number, revision and settled time.
-fn text(backend: DbBackend, rows: usize) -> String {
-    let columns: Vec<String> = Column::iter().map(|column| format!("\"{}\"", column.unquoted())).collect();
-    let parameters = rows * columns.len();
-    let place = |n: usize| if backend == DbBackend::Sqlite { "?".to_owned() } else { format!("${}", n + 1) };
-    let mut values = String::new();
-    for row in 0..rows {
-        let places: Vec<String> = (row * columns.len()..(row + 1) * columns.len()).map(place).collect();
-        let comma = if row == 0 { "" } else { ", " };
-        let _ = write!(values, "{comma}({})", places.join(", "));
-    }
-    let columns = columns.join(", ");
-    let (exchanges, usage) = (exchange::Entity.table_name(), trust_usage::Entity.table_name());
-    let held = format!(
-        "SELECT 1 FROM {} WHERE id = {} AND revision = {} AND settled = {}",
-        configuration_revision::Entity.table_name(),
-        place(parameters),
-        place(parameters + 1),
-        place(parameters + 2),
+/// Asks for the lane, if it is as expected: of which the parts are at these places.
+fn lane_as_expected(lane: &str, revision: &str, settled: &str) -> String {
+    let lanes = configuration_revision::Entity.table_name();
+    format!("SELECT 1 FROM {lanes} WHERE id = {lane} AND revision = {revision} AND settled = {settled}")
+}
+
+fn column_names() -> String {
+    let names: Vec<String> = Column::iter().map(|column| format!("\"{}\"", column.unquoted())).collect();
+    names.join(", ")
+}
+
+/// The statement for so many rows. Its parameters are theirs, and what the lane has to be.
+fn sqlite_text(rows: usize) -> String {
+    let row = format!("({})", vec!["?"; Column::iter().count()].join(", "));
+    let (values, columns, lane) = (vec![row; rows].join(", "), column_names(), lane_as_expected("?", "?", "?"));
+    let exchanges = exchange::Entity.table_name();
+    // One writer: while the statement runs, nobody else changes the lane. With `OR ROLLBACK` SQLite keeps no copy of each
+    // page that the statement changes, to undo it alone should it fail half-way.
+    format!("INSERT OR ROLLBACK INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({lane})")
+}
+
+/// The statement for however many. Its parameters are what the lane has to be, an array for each column, and where tokens are used
+/// up one for each part of what names them.
+fn postgres_text(once: bool) -> String {
+    let (columns, lane) = (column_names(), lane_as_expected("$1", "$2", "$3"));
+    let (tokens, more, returning) =
+        if once { (", token_provider, token_fingerprint, token_until", 3, " RETURNING id") } else { ("", 0, "") };
+    let arrays: Vec<String> = (4..4 + Column::iter().count() + more).map(|n| format!("${n}")).collect();
+    let given = format!(
+        "SELECT * FROM unnest({}) AS given ({columns}{tokens}) WHERE EXISTS (SELECT 1 FROM held)",
+        arrays.join(", ")
     );
-    if backend == DbBackend::Sqlite {
-        // One writer: while the statement runs, nobody else changes the lane. With `OR ROLLBACK` SQLite keeps no copy of each
-        // page that the statement changes, to undo it alone should it fail half-way.
-        return format!(
-            "INSERT OR ROLLBACK INTO {exchanges} ({columns}) SELECT * FROM (VALUES {values}) WHERE EXISTS ({held})"
-        );
-    }
+    let (exchanges, usage, uses) =
+        (exchange::Entity.table_name(), trust_usage::Entity.table_name(), replay_use::Entity.table_name());
+    // In order, as wherever they are used up: two replicas that wait for each other's would wait for ever.
+    let records = if once {
+        format!(
+            "given AS ({given}), \
+             fresh AS (INSERT INTO {uses} (provider_id, fingerprint, until) \
+               SELECT token_provider, token_fingerprint, token_until FROM given \
+               WHERE token_provider IS NOT NULL ORDER BY token_provider, token_fingerprint \
+               ON CONFLICT DO NOTHING RETURNING provider_id, fingerprint), \
+             records AS (SELECT {columns} FROM given WHERE token_provider IS NULL \
+               OR (token_provider, token_fingerprint) IN (SELECT provider_id, fingerprint FROM fresh))"
+        )
+    } else {
+        format!("records AS ({given})")
+    };
     format!(
-        "WITH held AS ({held} FOR UPDATE SKIP LOCKED), \
-         records AS (SELECT * FROM (VALUES {values}) AS given ({columns}) \
-           WHERE id IS NOT NULL AND EXISTS (SELECT 1 FROM held)), \
+        "WITH held AS ({lane} FOR UPDATE SKIP LOCKED), {records}, \
          used AS (INSERT INTO {usage} AS known (trust_id, scope, binding, last_used_at) \
            SELECT trust_id, min(scope), bool_or(binding), max(time) FROM records \
            WHERE granted AND trust_id IS NOT NULL GROUP BY trust_id ORDER BY trust_id \
            ON CONFLICT (trust_id) DO UPDATE SET last_used_at = excluded.last_used_at \
            WHERE excluded.last_used_at > known.last_used_at RETURNING trust_id) \
-         INSERT INTO {exchanges} ({columns}) SELECT * FROM records"
+         INSERT INTO {exchanges} ({columns}) SELECT * FROM records{returning}"
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use std::mem::discriminant;
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
     use sallyport_domain::clock::Timestamp;
     use sallyport_domain::entropy::{SystemEntropy, uuid_v7};
-    use sallyport_domain::exchange::{ExchangeRecord, Protocol};
-    use sallyport_domain::id::ExchangeId;
+    use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
+    use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
     use sallyport_domain::scope::Scope;
     use sallyport_testkit::Postgres;
+    use sea_orm::{ConnectionTrait as _, EntityTrait as _, IntoActiveModel as _, Statement};
 
     use super::*;
     use crate::listing::ExchangeFilter;
@@ -202,6 +273,35 @@ mod tests {
         }))
     }
 
+    #[test]
+    fn the_cells_of_a_column_are_of_one_kind() {
+        let (bare, id) = (a_refusal(), uuid_v7(Timestamp::from_micros(7), &SystemEntropy));
+        let full = Entry::new(Box::new(ExchangeRecord {
+            organization: OrganizationId::parse("acme"),
+            reason: Some("expired".into()),
+            trust: Some(TrustId(id)),
+            provider: Some(ProviderId(id)),
+            service_account: Some(ServiceAccountId(id)),
+            source_ip: "192.0.2.1".parse().ok(),
+            credential: Some(IssuedCredential {
+                id: CredentialId(id),
+                kind: CredentialKind::AccessToken,
+                expires_at: Timestamp::from_micros(9),
+                roles: Vec::new(),
+                public_key: Some(vec![4]),
+            }),
+            ..bare.record().clone()
+        }));
+        for column in Column::iter() {
+            let kinds = [&bare, &full].map(|entry| discriminant(&entry.cell(Timestamp::from_micros(7), column)));
+            assert_eq!(kinds[0], kinds[1], "{column:?}");
+        }
+    }
+
+    fn durable(records: usize) -> Result<Option<Vec<Recorded>>, StoreError> {
+        Ok(Some(vec![Recorded::Durable; records]))
+    }
+
     /// A lane may be another in any of its parts: then the transaction of several statements decides.
     async fn nothing_is_recorded_unless_the_lane_is_as_it_was(store: Store) {
         let transaction = store.begin_write().await.unwrap();
@@ -212,27 +312,126 @@ mod tests {
         let (revision, settled) = (held.revision, held.settled().micros());
         for (lane_number, held) in [(2, lane(revision + 1, settled)), (2, lane(revision, settled + 1)), (10_000, held)]
         {
-            assert_eq!(record(&store, lane_number, held, &[&a_refusal()]).await, Ok(false));
+            assert_eq!(record(&store, lane_number, held, &[&a_refusal()]).await, Ok(None));
             assert_eq!(count().await, 0);
         }
-        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_refusal(), &a_refusal()]).await, Ok(true));
+        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_refusal(), &a_refusal()]).await, durable(3));
         assert_eq!(count().await, 3);
         // All or nothing.
         let twice = a_refusal();
         assert!(record(&store, 2, held, &[&a_refusal(), &twice, &twice]).await.is_err());
         assert_eq!(count().await, 3);
-        // As are those that take several statements.
+        // As are those that take SQLite several statements.
         let many: Vec<_> = (0..2 * ROWS + 3).map(|_| a_refusal()).collect();
         let all: Vec<_> = many.iter().collect();
+        assert!(record(&store, 2, held, &[&all[..], &all[..1]].concat()).await.is_err());
+        assert_eq!(record(&store, 2, lane(revision, settled + 1), &all).await, Ok(None));
+        assert_eq!(count().await, 3);
+        assert_eq!(record(&store, 2, held, &all).await, durable(many.len()));
+        assert_eq!(count().await, 3 + many.len() as u64);
+    }
+
+    /// Whoever brings a token that was used up has no record, in whichever batch it was, and its trust was not used then.
+    async fn a_token_is_used_up_once(store: Store) {
+        let transaction = store.begin_write().await.unwrap();
+        let held = hold_revision(&transaction, 2).await.unwrap();
+        transaction.rollback().await.unwrap();
+        let provider = ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy));
+        let of = |granted, fingerprint: u8, time| {
+            let replay = ReplayKey { provider, fingerprint: [fingerprint; 32], until: Timestamp::from_micros(9) };
+            let (trust, time) = (Some(TrustId(provider.0)), Timestamp::from_micros(time));
+            let (replay, a_refusal) = (Some(replay), a_refusal().record().clone());
+            Entry::new(Box::new(ExchangeRecord { granted, time, trust, replay, ..a_refusal }))
+        };
+        // After all that is settled.
+        const THEN: i64 = 4_000_000_000_000_000;
+        let (granted, refused) =
+            (|fingerprint| of(true, fingerprint, THEN), |fingerprint| of(false, fingerprint, THEN + 1));
+        let later = |fingerprint| of(true, fingerprint, THEN + 2);
+        let count = async || store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await.unwrap();
+        let used = async || store.last_used(&[TrustId(provider.0)]).await.unwrap().into_values().next();
+        let given = [granted(1), granted(1), granted(2), refused(1), refused(3), a_refusal()];
+        let given: Vec<&Entry> = given.iter().collect();
         if store.writer().get_database_backend() == DbBackend::Sqlite {
-            assert!(record(&store, 2, held, &[&all[..], &all[..1]].concat()).await.is_err());
-            assert_eq!(record(&store, 2, lane(revision, settled + 1), &all).await, Ok(false));
-            assert_eq!(count().await, 3);
-            assert_eq!(record(&store, 2, held, &all).await, Ok(true));
-            assert_eq!(count().await, 3 + many.len() as u64);
-        } else {
-            assert_eq!(record(&store, 2, held, &all).await, Ok(false));
-            assert_eq!(count().await, 3);
+            assert_eq!(record(&store, 2, held, &given).await, Ok(None));
+            assert_eq!(count().await, 0);
+            return;
+        }
+        let (durable, replayed) = (Recorded::Durable, Recorded::Replayed);
+        let outcomes = Ok(Some(vec![durable, replayed, durable, durable, durable, durable]));
+        assert_eq!(record(&store, 2, held, &given).await, outcomes);
+        assert_eq!(count().await, 5);
+        let first_use = Some(Timestamp::from_micros(THEN));
+        assert_eq!(used().await, first_use);
+        assert_eq!(record(&store, 2, held, &[&later(1), &later(2)]).await, Ok(None));
+        assert_eq!(record(&store, 10_000, held, &[&later(3)]).await, Ok(None));
+        assert_eq!((count().await, used().await), (5, first_use));
+        // A refused batch uses up nothing.
+        let twice = a_refusal();
+        assert!(record(&store, 2, held, &[&later(3), &twice, &twice]).await.is_err());
+        assert_eq!((count().await, used().await), (5, first_use));
+        let again = [later(2), granted(3), granted(3)];
+        let again: Vec<&Entry> = again.iter().collect();
+        assert_eq!(record(&store, 2, held, &again).await, Ok(Some(vec![replayed, durable, replayed])));
+        assert_eq!((count().await, used().await), (6, first_use));
+        // At another provider it is another token; and of many, each is looked for.
+        let elsewhere = |fingerprint| {
+            let mut record = granted(fingerprint).record().clone();
+            record.replay.as_mut().unwrap().provider = ProviderId(record.id.0);
+            Entry::new(Box::new(record))
+        };
+        let many: Vec<_> = (0..2 * ROWS as u8 + 2).flat_map(|n| [granted(n), elsewhere(n)]).collect();
+        let all: Vec<&Entry> = many.iter().collect();
+        let outcomes = record(&store, 2, held, &all).await.unwrap().unwrap();
+        for (n, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(*outcome, if [2, 4, 6].contains(&n) { replayed } else { durable }, "{n}");
+        }
+        assert_eq!(count().await, 6 + many.len() as u64 - 3);
+    }
+
+    /// Somebody else may be using up the same token just now: whether it is left shows when they are done.
+    #[tokio::test]
+    async fn a_token_that_somebody_is_using_up_is_waited_for_in_postgres() {
+        for others_keep_it in [true, false] {
+            let url = postgres_url();
+            let (store, other) = (connect(&url).await, connect(&url).await);
+            let transaction = store.begin_write().await.unwrap();
+            let held = hold_revision(&transaction, 2).await.unwrap();
+            transaction.rollback().await.unwrap();
+            let key = ReplayKey {
+                provider: ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)),
+                fingerprint: [1; 32],
+                until: Timestamp::from_micros(9),
+            };
+            let theirs = other.begin_write().await.unwrap();
+            let model = replay_use::Model {
+                provider_id: key.provider.0,
+                fingerprint: key.fingerprint.to_vec(),
+                until: key.until.micros(),
+            };
+            replay_use::Entity::insert(model.into_active_model()).exec_without_returning(&theirs).await.unwrap();
+            let a_refusal = a_refusal().record().clone();
+            let ours = Entry::new(Box::new(ExchangeRecord { granted: true, replay: Some(key), ..a_refusal }));
+            let recording = tokio::spawn(async move { record(&store, 2, held, &[&ours]).await });
+            let waiting =
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while other
+                .reader()
+                .query_one_raw(Statement::from_string(DbBackend::Postgres, waiting))
+                .await
+                .unwrap()
+                .is_none()
+                && !recording.is_finished()
+            {
+                tokio::task::yield_now().await;
+            }
+            if others_keep_it {
+                theirs.commit().await.unwrap();
+                assert_eq!(recording.await.unwrap(), Ok(None));
+            } else {
+                theirs.rollback().await.unwrap();
+                assert_eq!(recording.await.unwrap(), durable(1));
+            }
         }
     }
 
@@ -242,8 +441,7 @@ mod tests {
         let transaction = store.begin_write().await.unwrap();
         let held = hold_revision(&transaction, 2).await.unwrap();
         transaction.rollback().await.unwrap();
-        let rows = if store.writer().get_database_backend() == DbBackend::Sqlite { ROWS + 1 } else { ROWS };
-        let many: Vec<_> = (0..rows).map(|_| a_refusal()).collect();
+        let many: Vec<_> = (0..=ROWS).map(|_| a_refusal()).collect();
         let many: Vec<_> = many.iter().collect();
         for steps in 1..=40 {
             let mut begins: Pin<Box<dyn Future<Output = ()>>> = if steps % 2 == 0 {
@@ -259,16 +457,16 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             drop(begins);
-            let mut recorded = Ok(false);
+            let mut recorded = Ok(None);
             for _ in 0..10_000 {
                 recorded = record(&store, 2, held, &[&a_refusal()]).await;
-                if recorded == Ok(true) {
+                if recorded == durable(1) {
                     break;
                 }
                 // The one before still holds the lane, and is about to be rolled back.
                 tokio::task::yield_now().await;
             }
-            assert_eq!(recorded, Ok(true));
+            assert_eq!(recorded, durable(1));
             // Over another connection, which sees only what is committed.
             assert_eq!(store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await, Ok(steps));
         }
@@ -278,11 +476,19 @@ mod tests {
         future.poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// With one connection that writes.
     async fn postgres() -> Store {
+        connect(&postgres_url()).await
+    }
+
+    /// Of a database of its own.
+    fn postgres_url() -> String {
         let server = Postgres::shared().unwrap();
-        let url = server.url(&server.create_random_database("store").unwrap());
-        let store = Store::connect(&StoreOptions { url, max_connections: 4 }).await.unwrap();
+        server.url(&server.create_random_database("store").unwrap())
+    }
+
+    /// With one connection that writes.
+    async fn connect(url: &str) -> Store {
+        let store = Store::connect(&StoreOptions { url: url.to_owned(), max_connections: 4 }).await.unwrap();
         store.migrate().await.unwrap();
         store
     }
@@ -296,6 +502,17 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_recorded_unless_the_lane_is_as_it_was_in_postgres() {
         nothing_is_recorded_unless_the_lane_is_as_it_was(postgres().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_up_once_in_sqlite() {
+        let (store, _folder) = scratch().await;
+        a_token_is_used_up_once(store).await;
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_up_once_in_postgres() {
+        a_token_is_used_up_once(postgres().await).await;
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Iterable, Statement, Stat
 
 use crate::error::StoreError;
 
-/// Most rows in one statement: larger ones are no faster, and push everything else out of the processor's caches.
+/// Most rows in one statement of placeholders: larger ones are no faster, and push everything else out of the processor's caches.
 pub(crate) const ROWS: usize = 64;
 /// What SQLite takes in one statement; PostgreSQL takes twice that.
 const PARAMETERS: usize = 32_766;

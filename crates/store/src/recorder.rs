@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sallyport_domain::entropy::SystemEntropy;
 use sallyport_domain::event::Event;
-use sallyport_domain::exchange::{ExchangeRecord, ReplayKey};
+use sallyport_domain::exchange::ExchangeRecord;
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::scope::Scope;
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
@@ -48,7 +48,7 @@ const GATHERING: Duration = Duration::from_millis(5);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
-/// then there are records of grants whose callers never got their credentials.
+/// then there are records of grants whose callers never got their credentials, and one-time tokens are used up.
 pub(crate) const COMMIT: Duration = Duration::from_secs(5);
 /// How often it is looked whether the database takes writes again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -101,11 +101,6 @@ struct Job {
 impl Job {
     fn record(&self) -> &ExchangeRecord {
         self.entry.record()
-    }
-
-    /// What a grant uses up; a refusal uses up nothing.
-    fn replay(&self) -> Option<&ReplayKey> {
-        self.record().replay.as_ref().filter(|_| self.record().granted)
     }
 }
 
@@ -272,23 +267,20 @@ async fn commit(
     jobs: &[Job],
 ) -> Result<(Vec<Recorded>, Held), StoreError> {
     if let Some(held) = last
-        && jobs.iter().all(|job| {
-            let record = job.record();
-            !record.granted || (job.revision == held.revision && record.replay.is_none())
-        })
+        && jobs.iter().all(|job| !job.record().granted || job.revision == held.revision)
     {
         let entries: Vec<&Entry> = jobs.iter().map(|job| &job.entry).collect();
         let began = Instant::now();
         match at_once::record(store, lane, held, &entries).await {
-            Ok(true) => {
+            Ok(Some(outcomes)) => {
                 configuration.confirm(held.revision, began);
                 store.wrote();
                 if let Some(usages) = store.usages() {
-                    usages.gather(uses(&entries, held));
+                    usages.gather(uses(&kept(entries, &outcomes), held));
                 }
-                return Ok((vec![Recorded::Durable; jobs.len()], held));
+                return Ok((outcomes, held));
             }
-            Ok(false) => {}
+            Ok(None) => {}
             Err(error) if error.is_transient() => return Err(error),
             // Nothing was written. Why it cannot be is said below; or only such a statement is too much for the database.
             Err(error) => tracing::debug!(%error, "exchanges could not be recorded at once"),
@@ -310,7 +302,7 @@ async fn commit(
             if job.record().granted && since.changes_what(job.record(), job.revision) {
                 return Recorded::Superseded;
             }
-            match job.replay() {
+            match job.entry.replay() {
                 Some(replay) if !seen.insert((replay.provider, replay.fingerprint)) => Recorded::Replayed,
                 Some(replay) => {
                     tokens.insert((replay.provider.0, replay.fingerprint.to_vec()), replay.until.micros());
@@ -324,15 +316,14 @@ async fn commit(
     let fresh = consume(&transaction, &tokens).await?;
     for (job, outcome) in jobs.iter().zip(&mut outcomes) {
         if *outcome == Recorded::Durable
-            && let Some(replay) = job.replay()
+            && let Some(replay) = job.entry.replay()
             && !fresh.contains(&(replay.provider.0, replay.fingerprint.to_vec()))
         {
             *outcome = Recorded::Replayed;
         }
     }
 
-    let kept = jobs.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Recorded::Durable);
-    let rows: Vec<&Entry> = kept.map(|(job, _)| &job.entry).collect();
+    let rows = kept(jobs.iter().map(|job| &job.entry), &outcomes);
     if rows.is_empty() {
         transaction.rollback().await?;
         return Ok((outcomes, held));
@@ -350,6 +341,12 @@ async fn commit(
         usages.gather(uses);
     }
     Ok((outcomes, held))
+}
+
+/// Those that are on record.
+fn kept<'r>(entries: impl IntoIterator<Item = &'r Entry>, outcomes: &[Recorded]) -> Vec<&'r Entry> {
+    let all = entries.into_iter().zip(outcomes);
+    all.filter(|(_, outcome)| **outcome == Recorded::Durable).map(|(entry, _)| entry).collect()
 }
 
 /// What grants among these say of when their trusts were last used.

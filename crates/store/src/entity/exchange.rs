@@ -7,7 +7,7 @@ use sea_orm::entity::prelude::*;
 
 use sallyport_domain::clock::Timestamp;
 use sallyport_domain::decision::completed;
-use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol};
+use sallyport_domain::exchange::{CredentialKind, ExchangeRecord, IssuedCredential, Protocol, ReplayKey};
 use sallyport_domain::id::{CredentialId, ExchangeId, OrganizationId, ProviderId, ServiceAccountId, TrustId};
 use sallyport_domain::subject_status::recorded;
 
@@ -58,15 +58,24 @@ pub enum Cell<'r> {
 }
 
 impl<'r> Cell<'r> {
-    /// Nothing, of the same type.
-    pub fn as_null(&self) -> Self {
-        match self {
-            Self::Text(_) => Self::Text(None),
-            Self::Bytes(_) => Self::Bytes(None),
-            Self::Id(_) => Self::Id(None),
-            Self::Number(_) => Self::Number(None),
-            Self::Flag(_) => Self::Flag(None),
-        }
+    pub fn into_text(self) -> Option<Cow<'r, str>> {
+        if let Self::Text(text) = self { text } else { None }
+    }
+
+    pub fn into_bytes(self) -> Option<&'r [u8]> {
+        if let Self::Bytes(bytes) = self { bytes } else { None }
+    }
+
+    pub fn into_id(self) -> Option<Uuid> {
+        if let Self::Id(id) = self { id } else { None }
+    }
+
+    pub fn into_number(self) -> Option<i64> {
+        if let Self::Number(number) = self { number } else { None }
+    }
+
+    pub fn into_flag(self) -> Option<bool> {
+        if let Self::Flag(flag) = self { flag } else { None }
     }
 
     fn text(text: impl Into<Cow<'r, str>>) -> Self {
@@ -105,6 +114,11 @@ impl Entry {
     /// Its record, which has no checks.
     pub fn record(&self) -> &ExchangeRecord {
         &self.record
+    }
+
+    /// What a grant uses up; a refusal uses up nothing.
+    pub fn replay(&self) -> Option<&ReplayKey> {
+        self.record.replay.as_ref().filter(|_| self.record.granted)
     }
 
     /// The record with all it has, as it was put down at `time`.
