@@ -417,7 +417,12 @@ fn put<K: std::hash::Hash + Eq + Clone, V: Clone>(map: &mut Map<K, V>, key: K, v
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::issuer::IssuerUri;
     use crate::matching::testing::{candidate, scope, trust};
     use crate::trust::Trust;
 
@@ -483,5 +488,159 @@ mod tests {
         assert!(snapshot.candidate(id).is_none() && snapshot.candidate_by_client("calm-wolf-1").is_none());
         let left: Vec<Candidate> = snapshot.candidates_in(&scope());
         assert!(matches!(&left[..], [candidate] if candidate.trust.trust().id == other.trust().id));
+    }
+
+    /// A trust as far as it matters which one is found: its scope and provider by their places below, its subject, the account,
+    /// and whether it has its second name.
+    type Spec = (usize, usize, Option<&'static str>, u128, bool);
+
+    const SCOPES: [&str; 2] = ["acme-org", "other-org"];
+    const ISSUERS: [&str; 2] = ["https://issuer.example", "https://other.example"];
+    const PATTERNS: [Option<&str>; 5] = [None, Some("repo:a"), Some("repo:a:*"), Some("repo:b"), Some("repo:*")];
+    const SUBJECTS: [&str; 4] = ["repo:a", "repo:a:ref", "repo:b", "none"];
+    const TRUSTS: u128 = 12;
+    const ACCOUNTS: u128 = 4;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Trust(u128, Option<Spec>),
+        Account(u128, bool),
+    }
+
+    fn a_step() -> impl Strategy<Value = Step> {
+        let spec = (0..2_usize, 0..2_usize, prop::sample::select(&PATTERNS[..]), 0..ACCOUNTS, any::<bool>());
+        let of_trust = (0..TRUSTS, prop::option::weighted(0.7, spec)).prop_map(|(id, spec)| Step::Trust(id, spec));
+        let of_account = (0..ACCOUNTS, any::<bool>()).prop_map(|(id, there)| Step::Account(id, there));
+        prop_oneof![3 => of_trust, 1 => of_account]
+    }
+
+    fn scope_at(place: usize) -> Scope {
+        Scope::Organization(OrganizationId::parse(SCOPES[place]).unwrap())
+    }
+
+    fn provider_at(place: usize) -> Arc<Provider> {
+        let any = candidate(trust(1, "s")).provider;
+        let id = ProviderId(Uuid::from_u128(place as u128));
+        Arc::new(Provider { id, issuer: IssuerUri::stored(ISSUERS[place]), ..Provider::clone(&any) })
+    }
+
+    fn name_of(id: u128, second: bool) -> String {
+        format!("{}-{id}", if second { "loud-bear" } else { "calm-wolf" })
+    }
+
+    fn specified(id: u128, (scope, provider, subject, account, second): Spec) -> Arc<CompiledTrust> {
+        let trust = Trust {
+            client_name: name_of(id, second).into(),
+            scope: scope_at(scope),
+            provider: ProviderId(Uuid::from_u128(provider as u128)),
+            issuer: ISSUERS[provider].into(),
+            service_account: ServiceAccountId(Uuid::from_u128(account)),
+            subject: subject.map(Into::into),
+            ..trust(id, "")
+        };
+        Arc::new(CompiledTrust::load(trust, &provider_at(provider)).unwrap())
+    }
+
+    #[derive(Clone, Default)]
+    struct Model {
+        trusts: BTreeMap<u128, Spec>,
+        accounts: BTreeSet<u128>,
+    }
+
+    impl Model {
+        fn ids(&self, meant: impl Fn(&Spec) -> bool) -> BTreeSet<u128> {
+            self.trusts.iter().filter(|(_, spec)| meant(spec)).map(|(id, _)| *id).collect()
+        }
+
+        /// That the snapshot says of everything, in each way that there is to ask, what the model says.
+        fn check(&self, snapshot: &Snapshot) {
+            let (trusts, service_accounts) = (self.trusts.len(), self.accounts.len());
+            assert_eq!(snapshot.size(), Size { trusts, providers: 2, service_accounts, revocations: 0 });
+            let ids = |found: Vec<Candidate>| -> BTreeSet<u128> {
+                let count = found.len();
+                let ids: BTreeSet<_> = found
+                    .into_iter()
+                    .map(|candidate| {
+                        let id = candidate.trust.trust().id.0.as_u128();
+                        let account = candidate.account.map(|account| account.id.0.as_u128());
+                        assert_eq!(account, self.account(id));
+                        id
+                    })
+                    .collect();
+                assert_eq!(ids.len(), count, "each once");
+                ids
+            };
+            for id in 0..TRUSTS {
+                let spec = self.trusts.get(&id);
+                let trust_id = TrustId(Uuid::from_u128(id));
+                assert_eq!(snapshot.trust(trust_id).is_some(), spec.is_some());
+                assert_eq!(ids(snapshot.candidate(trust_id).into_iter().collect()).first(), spec.map(|_| &id));
+                for second in [false, true] {
+                    let named = snapshot.candidate_by_client(&name_of(id, second)).into_iter().collect();
+                    assert_eq!(ids(named).first(), spec.filter(|spec| spec.4 == second).map(|_| &id));
+                }
+            }
+            for scope in 0..SCOPES.len() {
+                assert_eq!(ids(snapshot.candidates_in(&scope_at(scope))), self.ids(|spec| spec.0 == scope));
+                for provider in 0..ISSUERS.len() {
+                    let issuer = provider_at(provider).issuer.key().clone();
+                    let of_issuer = self.ids(|spec| (spec.0, spec.1) == (scope, provider));
+                    assert_eq!(ids(snapshot.candidates(&scope_at(scope), &issuer)), of_issuer);
+                    for subject in SUBJECTS {
+                        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+                            Some(start) => subject.starts_with(start),
+                            None => subject == pattern,
+                        };
+                        let meant =
+                            self.ids(|spec| (spec.0, spec.1) == (scope, provider) && spec.2.is_none_or(matches));
+                        let found = ids(snapshot.candidates_for(&scope_at(scope), &issuer, subject));
+                        if meant.is_empty() {
+                            assert!(found.is_subset(&of_issuer) && found.len() == of_issuer.len().min(EXPLAINED));
+                        } else {
+                            assert_eq!(found, meant);
+                        }
+                    }
+                }
+            }
+        }
+
+        /// Who gets in by this trust, if they are there.
+        fn account(&self, trust: u128) -> Option<u128> {
+            self.trusts.get(&trust).map(|spec| spec.3).filter(|account| self.accounts.contains(account))
+        }
+    }
+
+    proptest! {
+        /// However trusts and accounts come, change and go, each is found as what it is now, and a copy stays as it was.
+        #[test]
+        fn everything_is_found_as_it_is_now(steps in prop::collection::vec(a_step(), 0..120), copied_at in 0..120_usize) {
+            let providers = (0..2).map(provider_at).map(|provider| Change::Provider(provider.id, Some(provider)));
+            let (mut snapshot, mut model) = (Snapshot::default().with(1, providers), Model::default());
+            let mut copy = None;
+            for (step, change) in steps.into_iter().enumerate() {
+                if step == copied_at {
+                    copy = Some((snapshot.clone(), model.clone()));
+                }
+                let change = match change {
+                    Step::Trust(id, spec) => {
+                        model.trusts.remove(&id);
+                        model.trusts.extend(spec.map(|spec| (id, spec)));
+                        Change::Trust(TrustId(Uuid::from_u128(id)), spec.map(|spec| specified(id, spec)))
+                    }
+                    Step::Account(id, true) => {
+                        model.accounts.insert(id);
+                        account(id)
+                    }
+                    Step::Account(id, false) => {
+                        model.accounts.remove(&id);
+                        no_account(id)
+                    }
+                };
+                snapshot = snapshot.with(2, [change]);
+            }
+            for (snapshot, model) in copy.into_iter().chain([(snapshot, model)]) {
+                model.check(&snapshot);
+            }
+        }
     }
 }
