@@ -38,16 +38,16 @@ const BYTES: usize = 32;
 /// What a lane has to be, for a statement to do anything: its number, revision and settled time.
 type Expected = [i64; 3];
 
-/// Puts all of these on record, of which there is at least one; on PostgreSQL also when their trusts were last used. All or
-/// nothing, but for those whose tokens were used up before. There is no answer, and nothing is written, when the lane is not as it
+/// Puts all of these on record, of which there is at least one; on PostgreSQL it also uses up their tokens, and notes when their
+/// trusts were last used. All or nothing, but for those whose tokens were used up before. There is no answer, and nothing is written, when the lane is not as it
 /// was held or somebody holds it, when nothing is left to record, or when there are tokens and this is SQLite. The lane is held
 /// meanwhile, as by [`hold_revision`](crate::store::hold_revision).
 ///
 /// A caller that goes away does not stop a statement: what the database got, it may still do.
 ///
 /// # Errors
-/// When the database does not take them, or does not know such a statement: then nothing is written, unless the error is
-/// transient.
+/// When the database does not take them, or does not know such a statement: then nothing is written; where the error is
+/// transient, it may be.
 pub(crate) async fn record(
     store: &Store,
     lane: i64,
@@ -109,7 +109,7 @@ async fn in_postgres(
     let kept: Result<HashSet<Uuid>, _> = kept.iter().map(|row| row.try_get(0)).collect();
     // They are written.
     let kept = kept.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    let outcome = |entry: &&Entry| match entry.replay().is_none() || kept.contains(&entry.record().id.0) {
+    let outcome = |entry: &&Entry| match kept.contains(&entry.record().id.0) {
         true => Recorded::Durable,
         false => Recorded::Replayed,
     };
@@ -172,7 +172,7 @@ fn cell<'r>(held: Held, entry: &'r Entry, column: Column) -> Cell<'r> {
     entry.cell(held.on_record(entry.record().time), column)
 }
 
-/// Asks for the lane, if it is as expected: of which the parts are at these places.
+/// Asks for the lane, if it is as expected; the arguments are placeholders.
 fn lane_as_expected(lane: &str, revision: &str, settled: &str) -> String {
     let lanes = configuration_revision::Entity.table_name();
     format!("SELECT 1 FROM {lanes} WHERE id = {lane} AND revision = {revision} AND settled = {settled}")
@@ -194,7 +194,7 @@ fn sqlite_text(rows: usize) -> String {
 }
 
 /// The statement for however many. Its parameters are what the lane has to be, an array for each column, and where tokens are used
-/// up one for each part of what names them.
+/// up one each for their providers, fingerprints and ends.
 fn postgres_text(once: bool) -> String {
     let (columns, lane) = (column_names(), lane_as_expected("$1", "$2", "$3"));
     let (tokens, more, returning) =
@@ -206,7 +206,7 @@ fn postgres_text(once: bool) -> String {
     );
     let (exchanges, usage, uses) =
         (exchange::Entity.table_name(), trust_usage::Entity.table_name(), replay_use::Entity.table_name());
-    // In order, as wherever they are used up: two replicas that wait for each other's would wait for ever.
+    // In order, as wherever they are used up: two replicas that wait for each other's would be a deadlock.
     let records = if once {
         format!(
             "given AS ({given}), \

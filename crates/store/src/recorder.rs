@@ -343,7 +343,7 @@ async fn commit(
     Ok((outcomes, held))
 }
 
-/// Those that are on record.
+/// Those that are to be on record, by these outcomes.
 fn kept<'r>(entries: impl IntoIterator<Item = &'r Entry>, outcomes: &[Recorded]) -> Vec<&'r Entry> {
     let all = entries.into_iter().zip(outcomes);
     all.filter(|(_, outcome)| **outcome == Recorded::Durable).map(|(entry, _)| entry).collect()
