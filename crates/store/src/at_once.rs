@@ -39,15 +39,17 @@ const BYTES: usize = 32;
 type Expected = [i64; 3];
 
 /// Puts all of these on record, of which there is at least one; on PostgreSQL it also uses up their tokens, and notes when their
-/// trusts were last used. All or nothing, but for those whose tokens were used up before. There is no answer, and nothing is written, when the lane is not as it
-/// was held or somebody holds it, when nothing is left to record, or when there are tokens and this is SQLite. The lane is held
-/// meanwhile, as by [`hold_revision`](crate::store::hold_revision).
+/// trusts were last used. All or nothing, but for those whose tokens were used up before.
+///
+/// There is no answer, and nothing is written, when the lane is not as it was held or somebody holds it, when nothing is left to
+/// record, or when there are tokens and this is SQLite. The lane is held meanwhile, as by
+/// [`hold_revision`](crate::store::hold_revision).
 ///
 /// A caller that goes away does not stop a statement: what the database got, it may still do.
 ///
 /// # Errors
-/// When the database does not take them, or does not know such a statement: then nothing is written; where the error is
-/// transient, it may be.
+/// When the database does not take them, or does not know such a statement: then nothing is written, unless the error is
+/// transient: then they may be.
 pub(crate) async fn record(
     store: &Store,
     lane: i64,
@@ -107,7 +109,7 @@ async fn in_postgres(
     arguments.add(keys().map(|key| key.map(|key| key.until.micros())).bind_iter()).map_err(encoding)?;
     let kept = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(pool).await.map_err(failed)?;
     let kept: Result<HashSet<Uuid>, _> = kept.iter().map(|row| row.try_get(0)).collect();
-    // They are written.
+    // They are written, whatever could not be read: nobody is to try them again.
     let kept = kept.map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let outcome = |entry: &&Entry| match kept.contains(&entry.record().id.0) {
         true => Recorded::Durable,
@@ -298,15 +300,30 @@ mod tests {
         }
     }
 
+    /// A lane as it is now.
+    async fn lane_of(store: &Store) -> Held {
+        let transaction = store.begin_write().await.unwrap();
+        let held = hold_revision(&transaction, 2).await.unwrap();
+        transaction.rollback().await.unwrap();
+        held
+    }
+
+    fn a_key(provider: ProviderId, fingerprint: u8) -> ReplayKey {
+        ReplayKey { provider, fingerprint: [fingerprint; 32], until: Timestamp::from_micros(9) }
+    }
+
+    /// A grant that uses up this.
+    fn a_use(replay: ReplayKey) -> Entry {
+        Entry::new(Box::new(ExchangeRecord { granted: true, replay: Some(replay), ..a_refusal().record().clone() }))
+    }
+
     fn durable(records: usize) -> Result<Option<Vec<Recorded>>, StoreError> {
         Ok(Some(vec![Recorded::Durable; records]))
     }
 
     /// A lane may be another in any of its parts: then the transaction of several statements decides.
     async fn nothing_is_recorded_unless_the_lane_is_as_it_was(store: Store) {
-        let transaction = store.begin_write().await.unwrap();
-        let held = hold_revision(&transaction, 2).await.unwrap();
-        transaction.rollback().await.unwrap();
+        let held = lane_of(&store).await;
         let count = async || store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await.unwrap();
         let lane = |revision, settled| Held::of(&configuration_revision::Model { id: 2, revision, settled });
         let (revision, settled) = (held.revision, held.settled().micros());
@@ -332,16 +349,15 @@ mod tests {
     }
 
     /// Whoever brings a token that was used up has no record, in whichever batch it was, and its trust was not used then.
-    async fn a_token_is_used_up_once(store: Store) {
-        let transaction = store.begin_write().await.unwrap();
-        let held = hold_revision(&transaction, 2).await.unwrap();
-        transaction.rollback().await.unwrap();
+    #[tokio::test]
+    async fn a_token_is_used_up_once_in_postgres() {
+        let store = postgres().await;
+        let held = lane_of(&store).await;
         let provider = ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy));
         let of = |granted, fingerprint: u8, time| {
-            let replay = ReplayKey { provider, fingerprint: [fingerprint; 32], until: Timestamp::from_micros(9) };
             let (trust, time) = (Some(TrustId(provider.0)), Timestamp::from_micros(time));
-            let (replay, a_refusal) = (Some(replay), a_refusal().record().clone());
-            Entry::new(Box::new(ExchangeRecord { granted, time, trust, replay, ..a_refusal }))
+            let a_use = a_use(a_key(provider, fingerprint)).record().clone();
+            Entry::new(Box::new(ExchangeRecord { granted, time, trust, ..a_use }))
         };
         // After all that is settled.
         const THEN: i64 = 4_000_000_000_000_000;
@@ -352,11 +368,6 @@ mod tests {
         let used = async || store.last_used(&[TrustId(provider.0)]).await.unwrap().into_values().next();
         let given = [granted(1), granted(1), granted(2), refused(1), refused(3), a_refusal()];
         let given: Vec<&Entry> = given.iter().collect();
-        if store.writer().get_database_backend() == DbBackend::Sqlite {
-            assert_eq!(record(&store, 2, held, &given).await, Ok(None));
-            assert_eq!(count().await, 0);
-            return;
-        }
         let (durable, replayed) = (Recorded::Durable, Recorded::Replayed);
         let outcomes = Ok(Some(vec![durable, replayed, durable, durable, durable, durable]));
         assert_eq!(record(&store, 2, held, &given).await, outcomes);
@@ -395,14 +406,8 @@ mod tests {
         for others_keep_it in [true, false] {
             let url = postgres_url();
             let (store, other) = (connect(&url).await, connect(&url).await);
-            let transaction = store.begin_write().await.unwrap();
-            let held = hold_revision(&transaction, 2).await.unwrap();
-            transaction.rollback().await.unwrap();
-            let key = ReplayKey {
-                provider: ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)),
-                fingerprint: [1; 32],
-                until: Timestamp::from_micros(9),
-            };
+            let held = lane_of(&store).await;
+            let key = a_key(ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)), 1);
             let theirs = other.begin_write().await.unwrap();
             let model = replay_use::Model {
                 provider_id: key.provider.0,
@@ -410,8 +415,7 @@ mod tests {
                 until: key.until.micros(),
             };
             replay_use::Entity::insert(model.into_active_model()).exec_without_returning(&theirs).await.unwrap();
-            let a_refusal = a_refusal().record().clone();
-            let ours = Entry::new(Box::new(ExchangeRecord { granted: true, replay: Some(key), ..a_refusal }));
+            let ours = a_use(key);
             let recording = tokio::spawn(async move { record(&store, 2, held, &[&ours]).await });
             let waiting =
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -438,9 +442,7 @@ mod tests {
     /// Whoever goes away while a transaction begins, at whichever point, leaves none open on the connection: what is recorded
     /// over it next would not be durable, and nobody would know.
     async fn a_transaction_that_nobody_waits_for_is_not_left_open(store: Store) {
-        let transaction = store.begin_write().await.unwrap();
-        let held = hold_revision(&transaction, 2).await.unwrap();
-        transaction.rollback().await.unwrap();
+        let held = lane_of(&store).await;
         let many: Vec<_> = (0..=ROWS).map(|_| a_refusal()).collect();
         let many: Vec<_> = many.iter().collect();
         for steps in 1..=40 {
@@ -505,14 +507,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_used_up_once_in_sqlite() {
+    async fn tokens_are_left_to_the_transaction_in_sqlite() {
         let (store, _folder) = scratch().await;
-        a_token_is_used_up_once(store).await;
-    }
-
-    #[tokio::test]
-    async fn a_token_is_used_up_once_in_postgres() {
-        a_token_is_used_up_once(postgres().await).await;
+        let held = lane_of(&store).await;
+        let count = async || store.count_exchanges(&ExchangeFilter::of(Scope::Platform)).await.unwrap();
+        let a_use = a_use(a_key(ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)), 1));
+        assert_eq!(record(&store, 2, held, &[&a_refusal(), &a_use]).await, Ok(None));
+        assert_eq!(count().await, 0);
+        // It is not the lane.
+        assert_eq!(record(&store, 2, held, &[&a_refusal()]).await, durable(1));
+        assert_eq!(count().await, 1);
     }
 
     #[tokio::test]
