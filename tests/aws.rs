@@ -155,9 +155,8 @@ fn a_request_signed_for_another_receiver_is_refused_where_the_provider_demands_o
     run(async {
         let aws = aws().await;
         let place = aws.world.place().await;
-        let create = "mutation($i: CreateWIFProviderInput!) { createWIFProvider(input: $i) { provider { mrn } } }";
         let input = json!({ "scopeMrn": place.space, "name": "aws", "kind": "AWS_STS", "requireAudienceHeader": true });
-        aws.world.graphql(create, json!({ "i": input })).await;
+        aws.world.provider_with(input).await;
         let input = json!({ "scopeMrn": place.space, "name": "aws", "issuerUri": ISSUER,
                             "subject": "arn:aws:sts::123456789012:assumed-role/Deploy/*" });
         let binding = aws.world.bind(input).await;
@@ -197,9 +196,8 @@ fn nothing_of_an_answer_is_kept_and_a_request_is_good_once_where_the_provider_sa
         let subject = "arn:aws:sts::123456789012:assumed-role/Deploy/*";
         let (often, once) = (world.place().await, world.place().await);
         world.bind(json!({ "scopeMrn": often.space, "name": "aws", "issuerUri": ISSUER, "subject": subject })).await;
-        let create = "mutation($i: CreateWIFProviderInput!) { createWIFProvider(input: $i) { provider { mrn } } }";
         let input = json!({ "scopeMrn": once.space, "name": "aws", "kind": "AWS_STS", "replay": "ONCE" });
-        world.graphql(create, json!({ "i": input })).await;
+        world.provider_with(input).await;
         world.bind(json!({ "scopeMrn": once.space, "name": "aws", "issuerUri": ISSUER, "subject": subject })).await;
         let request = presign(&key, &PresignOptions::mondoo(now())).to_string();
         for n in 1..=3 {

@@ -102,12 +102,6 @@ fn host(issuer: &str) -> &str {
     issuer.trim_start_matches("https://").split('/').next().unwrap()
 }
 
-async fn provider(world: &World, input: Value) -> String {
-    let create = "mutation($input: CreateWIFProviderInput!) { createWIFProvider(input: $input) { provider { mrn } } }";
-    let created = world.graphql(create, json!({ "input": input })).await;
-    created["createWIFProvider"]["provider"]["mrn"].as_str().expect("an MRN").to_owned()
-}
-
 /// A trust on the provider with this condition, and what its exchange of each token answers.
 async fn statuses(world: &World, scope: &str, provider: &str, condition: &str, tokens: [String; 2]) -> [u16; 2] {
     let account = world.service_account(scope, &["agent"]).await;
@@ -136,7 +130,7 @@ fn every_platform_s_token_gets_its_tenant_in_and_nobody_else() {
             let issuer = builder.start(&world.authority).await.expect("an issuer");
             let input =
                 json!({ "scopeMrn": place.space, "name": row.kind, "kind": row.kind, "issuerUri": issuer.uri() });
-            let provider = provider(&world, input).await;
+            let provider = world.provider_with(input).await;
             let request = issuer.request(now(), world.tenant_host());
             let tokens = [row.ours, row.theirs].map(|claims| issuer.mint(claims(&request)));
             let answered = statuses(&world, &place.space, &provider, row.condition, tokens).await;
@@ -153,7 +147,7 @@ fn a_spiffe_token_needs_no_iss_and_belongs_to_its_trust_domain() {
         // The keys are uploaded: a trust domain is no address.
         let input = json!({ "scopeMrn": place.space, "name": "spiffe", "kind": "SPIFFE",
                             "issuerUri": "spiffe://prod.acme.internal", "jwks": world.issuer.jwks() });
-        let provider = provider(&world, input).await;
+        let provider = world.provider_with(input).await;
         let request = world.issuer.request(now(), world.tenant_host());
         let tokens = ["spiffe://prod.acme.internal/ns/shop/sa/deployer", "spiffe://evil.internal/ns/shop/sa/deployer"]
             .map(|id| world.issuer.mint(platforms::spiffe(&request, id)));

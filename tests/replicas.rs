@@ -54,11 +54,8 @@ fn a_one_time_token_is_good_for_one_exchange_on_all_replicas_together() {
         let two = one.replica().await;
         let place = one.place().await;
         let account = one.service_account(&place.space, &["viewer"]).await;
-        let create =
-            "mutation($input: CreateWIFProviderInput!) { createWIFProvider(input: $input) { provider { mrn } } }";
         let input = json!({ "scopeMrn": place.space, "name": "p", "kind": "CUSTOM_OIDC", "issuerUri": one.issuer.uri(), "replay": "ONCE" });
-        let provider =
-            one.graphql(create, json!({ "input": input })).await["createWIFProvider"]["provider"]["mrn"].take();
+        let provider = one.provider_with(input).await;
         let input =
             json!({ "serviceAccountMrn": account["mrn"], "providerMrn": provider, "name": "t", "subject": "once" });
         let (_, client_id) = one.trust(input).await;

@@ -334,9 +334,10 @@ fn one_time_tokens_are_good_for_one_exchange() {
         for (replay, with_id) in [("ONCE", false), ("ONCE_IF_JTI", true)] {
             let issuer = world.another_issuer().await;
             let input = json!({ "scopeMrn": place.space, "name": "p", "kind": "CUSTOM_OIDC", "issuerUri": issuer.uri(), "replay": replay });
-            let provider = world.graphql(CREATE_PROVIDER, json!({ "input": input })).await;
+            let provider = world.provider_with(input).await;
             let account = world.service_account(&place.space, &["viewer"]).await;
-            let input = json!({ "serviceAccountMrn": account["mrn"], "providerMrn": provider["createWIFProvider"]["provider"]["mrn"], "name": "t", "subject": "once" });
+            let input =
+                json!({ "serviceAccountMrn": account["mrn"], "providerMrn": provider, "name": "t", "subject": "once" });
             let (_, client_id) = world.trust(input).await;
             let mut honest = claims(&issuer, "once", &place.space);
             if with_id {

@@ -1,7 +1,7 @@
 //! What workloads asked for and were told, and its comparison with what is on record.
 //!
-//! Every request has a subject of its own, by which its record is found. So a record that nobody asked for, or a second one
-//! for one request, shows as well as one that is missing.
+//! Every token has a subject of its own, by which its records are found. So a record that nobody asked for, or a second one
+//! for one request, shows as well as one that is missing; and so does a second grant for a token that is taken only once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,8 +50,6 @@ pub(crate) enum Credential {
 /// What a request was answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Outcome {
-    /// Nothing yet, or never anything: the connection broke.
-    Unanswered,
     /// 200, with this credential.
     Granted(String),
     /// A refusal.
@@ -61,11 +59,30 @@ enum Outcome {
 }
 
 #[derive(Debug)]
+struct Answer {
+    /// As the caller was told.
+    reference: String,
+    outcome: Outcome,
+}
+
+/// A token.
+#[derive(Debug)]
 struct Entry {
     space: Arc<str>,
-    /// As the caller was told.
-    reference: Option<String>,
-    outcome: Outcome,
+    /// How many requests show it.
+    requests: usize,
+    /// What these were answered; of the others nothing is known, not yet or never: the connection broke.
+    answers: Vec<Answer>,
+}
+
+/// What is on record of a token.
+#[derive(Debug, Default)]
+struct Recorded {
+    granted: bool,
+    /// It was refused since it was used before.
+    refused_as_used: bool,
+    /// How many records are of requests whose answer is not known.
+    unanswered: usize,
 }
 
 /// All requests of one scenario.
@@ -99,10 +116,10 @@ impl Findings {
 }
 
 impl Ledger {
-    /// A number for one request, which is on the books from here on under the subject made of it.
-    fn open(&self, space: &Arc<str>, subject: impl FnOnce(u64) -> String) -> String {
+    /// A number for one token, which is on the books from here on under the subject made of it.
+    fn open(&self, space: &Arc<str>, requests: usize, subject: impl FnOnce(u64) -> String) -> String {
         let subject = subject(self.numbers.fetch_add(1, Ordering::Relaxed));
-        let entry = Entry { space: Arc::clone(space), reference: None, outcome: Outcome::Unanswered };
+        let entry = Entry { space: Arc::clone(space), requests, answers: Vec::new() };
         self.lock().insert(subject.clone(), entry);
         subject
     }
@@ -111,10 +128,10 @@ impl Ledger {
         let counter = match &outcome {
             Outcome::Granted(_) => &self.granted,
             Outcome::Refused => &self.refused,
-            Outcome::Unavailable | Outcome::Unanswered => &self.unavailable,
+            Outcome::Unavailable => &self.unavailable,
         };
         if let Some(entry) = self.lock().get_mut(subject) {
-            (entry.reference, entry.outcome) = (Some(reference), outcome);
+            entry.answers.push(Answer { reference, outcome });
         }
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -136,7 +153,7 @@ impl Ledger {
 
     /// The whole of it in figures.
     pub(crate) fn totals(&self) -> Figures {
-        let exchanges = self.numbers.load(Ordering::Relaxed);
+        let exchanges = self.lock().values().map(|entry| entry.requests as u64).sum::<u64>();
         let (granted, refused) = (self.granted(), self.refused());
         Figures { exchanges, granted, refused, unanswered: exchanges - granted - refused, ..Figures::default() }
     }
@@ -145,36 +162,59 @@ impl Ledger {
     pub(crate) async fn audit(&self, world: &World, scope: &str) -> Findings {
         let records = records(world, scope).await;
         let entries = self.lock();
-        let by_reference: HashMap<&str, &str> = entries
+        let answers: HashMap<&str, (&str, &Outcome)> = entries
             .iter()
-            .filter_map(|(subject, entry)| Some((entry.reference.as_deref()?, subject.as_str())))
+            .flat_map(|(subject, entry)| entry.answers.iter().map(move |answer| (subject.as_str(), answer)))
+            .map(|(subject, answer)| (answer.reference.as_str(), (subject, &answer.outcome)))
             .collect();
         let mut findings = Findings::default();
-        let mut recorded = HashSet::new();
+        let mut recorded: HashMap<&str, Recorded> = HashMap::new();
         for record in &records {
             let text = |name: &str| record[name].as_str();
+            let answer = text("reference").and_then(|reference| answers.get(reference));
             // What did not verify may have no subject.
-            let subject = text("subject").or_else(|| by_reference.get(text("reference")?).copied()).unwrap_or_default();
+            let subject = text("subject").or(answer.map(|(subject, _)| *subject)).unwrap_or_default();
             let known = entries.get(subject);
             let granted = record["granted"] == json!(true);
-            let agrees = known.is_some_and(|entry| {
-                let same = entry.reference.is_none() || entry.reference.as_deref() == text("reference");
-                same && match &entry.outcome {
-                    Outcome::Granted(credential) => granted && Some(credential.as_str()) == text("credentialMrn"),
-                    Outcome::Refused => !granted,
-                    Outcome::Unavailable | Outcome::Unanswered => true,
+            let of_token = recorded.entry(subject).or_default();
+            let agrees = known.is_some_and(|entry| match answer {
+                Some((of, outcome)) => {
+                    *of == subject
+                        && match outcome {
+                            Outcome::Granted(credential) => {
+                                granted && Some(credential.as_str()) == text("credentialMrn")
+                            }
+                            Outcome::Refused => !granted,
+                            Outcome::Unavailable => true,
+                        }
+                }
+                None => {
+                    of_token.unanswered += 1;
+                    of_token.unanswered + entry.answers.len() <= entry.requests
                 }
             });
-            let unclaimed = known.is_some_and(|entry| granted && !matches!(entry.outcome, Outcome::Granted(_)));
-            findings.unclaimed += u64::from(agrees && unclaimed);
-            if !recorded.insert(subject) || !agrees {
+            let claimed = answer.is_some_and(|(_, outcome)| matches!(outcome, Outcome::Granted(_)));
+            findings.unclaimed += u64::from(agrees && granted && !claimed);
+            if !agrees || (granted && of_token.granted) {
                 findings.invented.push(format!("{record}, but known is {known:?}"));
             }
+            of_token.granted |= granted;
+            of_token.refused_as_used |= text("reason") == Some("replay");
         }
+        for (subject, of_token) in &recorded {
+            if of_token.refused_as_used && !of_token.granted {
+                findings.invented.push(format!("{subject} is refused as used before, and was never granted"));
+            }
+        }
+        let references: HashSet<&str> = records.iter().filter_map(|record| record["reference"].as_str()).collect();
         for (subject, entry) in entries.iter() {
-            let here = scope == &*entry.space || scope.starts_with("//platform.");
-            if here && matches!(entry.outcome, Outcome::Granted(_)) && !recorded.contains(subject.as_str()) {
-                findings.lost.push(format!("{subject}: {entry:?}"));
+            if scope != &*entry.space && !scope.starts_with("//platform.") {
+                continue;
+            }
+            for answer in &entry.answers {
+                if matches!(answer.outcome, Outcome::Granted(_)) && !references.contains(answer.reference.as_str()) {
+                    findings.lost.push(format!("{subject}: {answer:?}"));
+                }
             }
         }
         findings
@@ -194,7 +234,7 @@ fn when(record: &Value) -> OffsetDateTime {
 async fn records(world: &World, scope: &str) -> Vec<Value> {
     let list = "query($scope: String!, $first: Int, $after: String) { \
                 listExchanges(scopeMrn: $scope, first: $first, after: $after) { totalCount \
-                exchanges { reference time granted subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
+                exchanges { reference time granted reason subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
     let mut records = Vec::new();
     let mut after = Value::Null;
     loop {
@@ -230,6 +270,17 @@ pub(crate) struct Gate {
     client_id: Arc<str>,
     voucher: Voucher,
     http: reqwest::Client,
+    /// Another way into the same space, by which each token gets in only once.
+    pub(crate) once: Option<Arc<Gate>>,
+}
+
+/// What a workload shows to prove who it is.
+struct Proof<'g> {
+    subject: String,
+    token: String,
+    issuer: &'g str,
+    /// As OAuth names it.
+    kind: &'static str,
 }
 
 impl Gate {
@@ -249,18 +300,34 @@ impl Gate {
                             "roles": [role("agent")] });
         let binding = world.bind(input).await;
         let (space, mrn, client_id) = (space.into(), binding.mrn.into(), binding.client_id.into());
-        Self { space, mrn, client_id, voucher, http: World::client() }
+        Self { space, mrn, client_id, voucher, http: World::client(), once: None }
+    }
+
+    /// With another way into its space, for workloads of this issuer, of which each token is taken only once.
+    pub(crate) async fn and_once(self, world: &World, issuer: &Arc<Issuer>) -> Self {
+        let account = world.service_account(&self.space, &["agent"]).await["mrn"].take();
+        let provider = world
+            .provider_with(json!({ "scopeMrn": *self.space, "name": "once", "kind": "CUSTOM_OIDC",
+                                   "issuerUri": issuer.uri(), "replay": "ONCE" }))
+            .await;
+        let trust = json!({ "serviceAccountMrn": account, "providerMrn": provider, "name": "once",
+                            "subject": "chaos:load:*" });
+        let (mrn, client_id) = world.trust(trust).await;
+        let once = Self::to(&self.space, &client_id, &mrn, issuer);
+        Self { once: Some(Arc::new(once)), ..self }
     }
 
     /// The way to a trust that is there. A client of its own: a workload shares no connection with others.
     pub(crate) fn to(space: &str, client_id: &str, mrn: &str, issuer: &Arc<Issuer>) -> Self {
         let voucher = Voucher::Issuer(Arc::clone(issuer));
-        Self { space: space.into(), mrn: mrn.into(), client_id: client_id.into(), voucher, http: World::client() }
+        let http = World::client();
+        Self { space: space.into(), mrn: mrn.into(), client_id: client_id.into(), voucher, http, once: None }
     }
 
     /// The same way, for workloads that have no connection yet.
     pub(crate) fn of_new_clients(&self) -> Self {
-        Self { http: World::client(), ..self.clone() }
+        let once = self.once.as_ref().map(|once| Arc::new(once.of_new_clients()));
+        Self { http: World::client(), once, ..self.clone() }
     }
 
     /// One exchange of an honest token. The status, when there was an answer, and the credential.
@@ -276,35 +343,60 @@ impl Gate {
         ledger: &Ledger,
         change: impl FnOnce(&mut Value),
     ) -> (Option<u16>, Option<Credential>) {
-        let (subject, token, uri, kind) = match &self.voucher {
+        let proof = self.vouch(1, ledger, change);
+        self.show(&proof, url, door, ledger).await
+    }
+
+    /// One token at both doors at the same moment, each at a server of its own. The statuses, where there were answers.
+    pub(crate) async fn attempt_at_both(&self, urls: [&str; 2], ledger: &Ledger) -> [Option<u16>; 2] {
+        let proof = self.vouch(Door::ALL.len(), ledger, |_| {});
+        let shown = |door: usize| self.show(&proof, urls[door], Door::ALL[door], ledger);
+        let ((one, _), (two, _)) = tokio::join!(shown(0), shown(1));
+        [one, two]
+    }
+
+    /// What proves who a new workload is, to be shown by so many requests.
+    fn vouch(&self, requests: usize, ledger: &Ledger, change: impl FnOnce(&mut Value)) -> Proof<'_> {
+        match &self.voucher {
             Voucher::Issuer(issuer) => {
-                let subject = ledger.open(&self.space, |number| format!("chaos:load:{number}"));
+                let subject = ledger.open(&self.space, requests, |number| format!("chaos:load:{number}"));
                 let mut claims = claims(issuer, &subject, &self.space);
                 change(&mut claims);
                 let token = issuer.mint_with(Algorithm::Es256, &claims);
-                (subject, token, issuer.uri(), "urn:ietf:params:oauth:token-type:jwt")
+                Proof { subject, token, issuer: issuer.uri(), kind: "urn:ietf:params:oauth:token-type:jwt" }
             }
             Voucher::Sts(sts) => {
                 let mut session = String::new();
-                let subject = ledger.open(&self.space, |number| {
+                let subject = ledger.open(&self.space, requests, |number| {
                     session = number.to_string();
                     format!("{ROLE}/{session}")
                 });
                 let key = AccessKey::temporary();
                 sts.add_identity(key.clone(), CallerIdentity::assumed_role(ACCOUNT, "Deploy", &session));
                 let token = presign(&key, &PresignOptions::mondoo(now())).to_string();
-                (subject, token, AWS, "urn:ietf:params:aws:token-type:aws4_request")
+                Proof { subject, token, issuer: AWS, kind: "urn:ietf:params:aws:token-type:aws4_request" }
             }
-        };
+        }
+    }
+
+    /// Shows it at a door.
+    async fn show(
+        &self,
+        proof: &Proof<'_>,
+        url: &str,
+        door: Door,
+        ledger: &Ledger,
+    ) -> (Option<u16>, Option<Credential>) {
+        let Proof { subject, token, issuer, kind } = proof;
         let request = match door {
             Door::KeyPair => {
-                let body = json!({ "audience": *self.space, "issuer_uri": uri, "jwt_token": token });
+                let body = json!({ "audience": *self.space, "issuer_uri": issuer, "jwt_token": token });
                 self.http.post(format!("{url}/SecureTokenService/ExchangeExternalToken")).json(&body)
             }
             Door::AccessToken => {
                 let fields = [
                     ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-                    ("subject_token", &token),
+                    ("subject_token", token),
                     ("subject_token_type", kind),
                     ("client_id", &self.client_id),
                 ];
@@ -327,7 +419,7 @@ impl Gate {
         if reference.is_empty() && outcome == Outcome::Unavailable {
             return (Some(reply.status), None);
         }
-        ledger.close(&subject, reply.reference(), outcome);
+        ledger.close(subject, reply.reference(), outcome);
         (Some(reply.status), credential)
     }
 }

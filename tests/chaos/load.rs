@@ -12,6 +12,8 @@ use crate::support::World;
 
 /// Workers at each door.
 const WORKERS: usize = 3;
+/// Workers that show one token at both doors, where each is taken only once.
+const ONCE: usize = 2;
 /// What a worker waits between two exchanges in the test command, so that the other tests get their turn.
 const PAUSE: Duration = Duration::from_millis(25);
 /// What it waits when it got no answer: a server that is down is not worth a busy loop.
@@ -24,19 +26,28 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts the workers: some at each door, each going around the replicas.
+    /// Starts the workers: some at each door and some at both, each going around the replicas.
     pub(crate) fn start(gate: &Gate, replicas: &[&World], ledger: &Arc<Ledger>) -> Self {
         let urls: Arc<[String]> = replicas.iter().map(|replica| replica.server.url.clone()).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = JoinSet::new();
-        for (door, number) in Door::ALL.into_iter().flat_map(|door| (0..WORKERS).map(move |number| (door, number))) {
+        let doors = Door::ALL.into_iter().flat_map(|door| (0..WORKERS).map(move |number| (gate, Some(door), number)));
+        let both = gate.once.iter().flat_map(|once| (0..ONCE).map(move |number| (&**once, None, number)));
+        for (gate, door, number) in doors.chain(both) {
             let (gate, ledger, stop, urls) = (gate.clone(), Arc::clone(ledger), Arc::clone(&stop), Arc::clone(&urls));
             workers.spawn(async move {
                 let pause = if report::is_long_run() { Duration::ZERO } else { PAUSE };
-                let mut urls = urls.iter().cycle().skip(number);
+                let url = |turn: usize| urls[turn % urls.len()].as_str();
                 let mut turned_away = 0;
-                while let (false, Some(url)) = (stop.load(Ordering::Relaxed), urls.next()) {
-                    let granted = gate.attempt(url, door, &ledger).await.0 == Some(200);
+                for turn in number.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let statuses = match door {
+                        Some(door) => [gate.attempt(url(turn), door, &ledger).await.0, None],
+                        None => gate.attempt_at_both([url(turn), url(turn + 1)], &ledger).await,
+                    };
+                    let granted = statuses.contains(&Some(200));
                     turned_away += u64::from(!granted);
                     tokio::time::sleep(if granted { pause } else { PAUSE_DOWN }).await;
                 }

@@ -45,6 +45,8 @@ struct Stage {
     fault: Fault,
     rounds: Rounds,
     issuer: Arc<Issuer>,
+    /// Another, each of whose tokens is taken only once.
+    issuer_once: Arc<Issuer>,
     ledger: Arc<Ledger>,
     ended: Vec<Ended>,
 }
@@ -52,13 +54,14 @@ struct Stage {
 impl Stage {
     async fn new(fault: Fault, rounds: u32, world: &World) -> Self {
         let issuer = Arc::new(world.another_issuer().await);
+        let issuer_once = Arc::new(world.another_issuer().await);
         let rounds = Rounds::of(fault, rounds);
-        Self { fault, rounds, issuer, ledger: Arc::new(Ledger::default()), ended: Vec::new() }
+        Self { fault, rounds, issuer, issuer_once, ledger: Arc::new(Ledger::default()), ended: Vec::new() }
     }
 
-    /// A new space with one binding that both doors lead to.
+    /// A new space with one binding that both doors lead to, and beside it a trust that takes each token once.
     async fn gate(&self, world: &World) -> Gate {
-        Gate::new(world, &self.issuer).await
+        Gate::new(world, &self.issuer).await.and_once(world, &self.issuer_once).await
     }
 
     /// Exchanges without a pause through these replicas.

@@ -182,9 +182,14 @@ impl World {
 
     /// A provider for an issuer.
     pub(crate) async fn provider(&self, scope: &str, issuer_uri: &str) -> String {
+        let input = json!({ "scopeMrn": scope, "name": "provider", "kind": "CUSTOM_OIDC", "issuerUri": issuer_uri });
+        self.provider_with(input).await
+    }
+
+    /// A provider from its input.
+    pub(crate) async fn provider_with(&self, input: Value) -> String {
         let create =
             "mutation($input: CreateWIFProviderInput!) { createWIFProvider(input: $input) { provider { mrn } } }";
-        let input = json!({ "scopeMrn": scope, "name": "provider", "kind": "CUSTOM_OIDC", "issuerUri": issuer_uri });
         let created = self.graphql(create, json!({ "input": input })).await;
         created["createWIFProvider"]["provider"]["mrn"].as_str().expect("an MRN").to_owned()
     }

@@ -11,7 +11,7 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -20,6 +20,8 @@ use futures::FutureExt as _;
 use metrics::Counter;
 use sallyport_domain::exchange::Protocol;
 use tokio::runtime::Handle;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
 
 use crate::rpc::Encoding;
 use crate::{oauth, rpc};
@@ -73,9 +75,9 @@ impl Overload {
         let (mut busy_before, mut usual) = (busy(), 0.0);
         loop {
             let asked = Instant::now();
-            tokio::time::sleep(PAUSE).await;
+            sleep(PAUSE).await;
             // Behind tasks that are ready, some sixty of them.
-            tokio::task::yield_now().await;
+            yield_now().await;
             let (took, busy_now) = (asked.elapsed(), busy());
             self.saw(took.saturating_sub(PAUSE));
             // Some 1 when all of them are busy.
@@ -181,7 +183,38 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+
+    /// On a clock that goes only when it is told to, so that turns come exactly as late as is said here.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_watches_sees_late_turns_and_gives_the_room_back() {
+        let overload = std::sync::Arc::new(Overload::default());
+        let watched = std::sync::Arc::clone(&overload);
+        let watching = tokio::spawn(async move { watched.watch().await });
+        let turn = async |late: Duration| {
+            // Its pause begins; it is over by so much; it has let others go first.
+            yield_now().await;
+            advance(PAUSE + late).await;
+            yield_now().await;
+            yield_now().await;
+            overload.refuses(0)
+        };
+        for (late, refused) in
+            [(0, false), (201, false), (0, false), (201, false), (201, true), (3_000, true), (0, false), (201, false)]
+        {
+            assert_eq!(turn(Duration::from_millis(late)).await, refused, "{late}");
+        }
+        // Nobody waited for the processor here: what the room lost meanwhile comes back, though somebody is refused.
+        overload.room.store(LEAST, Ordering::Relaxed);
+        for _ in 0..20 {
+            assert!(overload.refuses(WAITING + 1));
+            turn(Duration::ZERO).await;
+        }
+        assert_eq!(overload.room(), WAITING);
+        watching.abort();
+    }
 
     /// As many turns, with somebody refused in each.
     fn refusing(overload: &Overload, turns: usize, saturated: bool, least: usize) {
