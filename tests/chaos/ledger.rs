@@ -36,6 +36,22 @@ pub(crate) enum Door {
 impl Door {
     /// Both.
     pub(crate) const ALL: [Self; 2] = [Self::KeyPair, Self::AccessToken];
+
+    /// This one only.
+    const fn alone(self) -> &'static [Self] {
+        match self {
+            Self::KeyPair => &[Self::KeyPair],
+            Self::AccessToken => &[Self::AccessToken],
+        }
+    }
+
+    /// As the record has it.
+    const fn protocol(self) -> &'static str {
+        match self {
+            Self::KeyPair => "rpc",
+            Self::AccessToken => "oauth",
+        }
+    }
 }
 
 /// A credential that was handed out.
@@ -60,6 +76,7 @@ enum Outcome {
 
 #[derive(Debug)]
 struct Answer {
+    door: Door,
     /// As the caller was told.
     reference: String,
     outcome: Outcome,
@@ -69,8 +86,8 @@ struct Answer {
 #[derive(Debug)]
 struct Entry {
     space: Arc<str>,
-    /// How many requests show it.
-    requests: usize,
+    /// Where it is shown, by one request each.
+    doors: &'static [Door],
     /// What these were answered; of the others nothing is known, not yet or never: the connection broke.
     answers: Vec<Answer>,
 }
@@ -81,8 +98,7 @@ struct Recorded {
     granted: bool,
     /// It was refused since it was used before.
     refused_as_used: bool,
-    /// How many records are of requests whose answer is not known.
-    unanswered: usize,
+    doors: Vec<Door>,
 }
 
 /// All requests of one scenario.
@@ -117,21 +133,21 @@ impl Findings {
 
 impl Ledger {
     /// A number for one token, which is on the books from here on under the subject made of it.
-    fn open(&self, space: &Arc<str>, requests: usize, subject: impl FnOnce(u64) -> String) -> String {
+    fn open(&self, space: &Arc<str>, doors: &'static [Door], subject: impl FnOnce(u64) -> String) -> String {
         let subject = subject(self.numbers.fetch_add(1, Ordering::Relaxed));
-        let entry = Entry { space: Arc::clone(space), requests, answers: Vec::new() };
+        let entry = Entry { space: Arc::clone(space), doors, answers: Vec::new() };
         self.lock().insert(subject.clone(), entry);
         subject
     }
 
-    fn close(&self, subject: &str, reference: String, outcome: Outcome) {
-        let counter = match &outcome {
+    fn close(&self, subject: &str, answer: Answer) {
+        let counter = match &answer.outcome {
             Outcome::Granted(_) => &self.granted,
             Outcome::Refused => &self.refused,
             Outcome::Unavailable => &self.unavailable,
         };
         if let Some(entry) = self.lock().get_mut(subject) {
-            entry.answers.push(Answer { reference, outcome });
+            entry.answers.push(answer);
         }
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -153,7 +169,7 @@ impl Ledger {
 
     /// The whole of it in figures.
     pub(crate) fn totals(&self) -> Figures {
-        let exchanges = self.lock().values().map(|entry| entry.requests as u64).sum::<u64>();
+        let exchanges = self.lock().values().map(|entry| entry.doors.len() as u64).sum::<u64>();
         let (granted, refused) = (self.granted(), self.refused());
         Figures { exchanges, granted, refused, unanswered: exchanges - granted - refused, ..Figures::default() }
     }
@@ -162,24 +178,28 @@ impl Ledger {
     pub(crate) async fn audit(&self, world: &World, scope: &str) -> Findings {
         let records = records(world, scope).await;
         let entries = self.lock();
-        let answers: HashMap<&str, (&str, &Outcome)> = entries
-            .iter()
-            .flat_map(|(subject, entry)| entry.answers.iter().map(move |answer| (subject.as_str(), answer)))
-            .map(|(subject, answer)| (answer.reference.as_str(), (subject, &answer.outcome)))
-            .collect();
         let mut findings = Findings::default();
+        let mut subjects: HashMap<&str, &str> = HashMap::new();
+        for (subject, entry) in entries.iter() {
+            for answer in &entry.answers {
+                if let Some(other) = subjects.insert(&answer.reference, subject) {
+                    findings.lost.push(format!("{subject}: {answer:?} has the reference of an answer to {other}"));
+                }
+            }
+        }
         let mut recorded: HashMap<&str, Recorded> = HashMap::new();
         for record in &records {
             let text = |name: &str| record[name].as_str();
-            let answer = text("reference").and_then(|reference| answers.get(reference));
             // What did not verify may have no subject.
-            let subject = text("subject").or(answer.map(|(subject, _)| *subject)).unwrap_or_default();
+            let subject = text("subject").or_else(|| subjects.get(text("reference")?).copied()).unwrap_or_default();
             let known = entries.get(subject);
             let granted = record["granted"] == json!(true);
-            let of_token = recorded.entry(subject).or_default();
-            let agrees = known.is_some_and(|entry| match answer {
-                Some((of, outcome)) => {
-                    *of == subject
+            let door = Door::ALL.into_iter().find(|door| Some(door.protocol()) == text("protocol"));
+            let door = door.filter(|door| known.is_some_and(|entry| entry.doors.contains(door)));
+            let answer = known.and_then(|entry| entry.answers.iter().find(|answer| Some(answer.door) == door));
+            let agrees = door.is_some()
+                && answer.is_none_or(|Answer { reference, outcome, .. }| {
+                    Some(reference.as_str()) == text("reference")
                         && match outcome {
                             Outcome::Granted(credential) => {
                                 granted && Some(credential.as_str()) == text("credentialMrn")
@@ -187,19 +207,17 @@ impl Ledger {
                             Outcome::Refused => !granted,
                             Outcome::Unavailable => true,
                         }
-                }
-                None => {
-                    of_token.unanswered += 1;
-                    of_token.unanswered + entry.answers.len() <= entry.requests
-                }
-            });
-            let claimed = answer.is_some_and(|(_, outcome)| matches!(outcome, Outcome::Granted(_)));
+                });
+            let claimed = answer.is_some_and(|answer| matches!(answer.outcome, Outcome::Granted(_)));
             findings.unclaimed += u64::from(agrees && granted && !claimed);
-            if !agrees || (granted && of_token.granted) {
+            let of_token = recorded.entry(subject).or_default();
+            let again = (granted && of_token.granted) || door.is_some_and(|door| of_token.doors.contains(&door));
+            if !agrees || again {
                 findings.invented.push(format!("{record}, but known is {known:?}"));
             }
             of_token.granted |= granted;
             of_token.refused_as_used |= text("reason") == Some("replay");
+            of_token.doors.extend(door);
         }
         for (subject, of_token) in &recorded {
             if of_token.refused_as_used && !of_token.granted {
@@ -234,7 +252,7 @@ fn when(record: &Value) -> OffsetDateTime {
 async fn records(world: &World, scope: &str) -> Vec<Value> {
     let list = "query($scope: String!, $first: Int, $after: String) { \
                 listExchanges(scopeMrn: $scope, first: $first, after: $after) { totalCount \
-                exchanges { reference time granted reason subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
+                exchanges { reference time granted reason protocol subject credentialMrn } pageInfo { hasNextPage endCursor } } }";
     let mut records = Vec::new();
     let mut after = Value::Null;
     loop {
@@ -343,23 +361,23 @@ impl Gate {
         ledger: &Ledger,
         change: impl FnOnce(&mut Value),
     ) -> (Option<u16>, Option<Credential>) {
-        let proof = self.vouch(1, ledger, change);
+        let proof = self.vouch(door.alone(), ledger, change);
         self.show(&proof, url, door, ledger).await
     }
 
-    /// One token at both doors at the same moment, each at a server of its own. The statuses, where there were answers.
+    /// One token at both doors at the same moment, each at a server of its own where there are two. The statuses, where there were answers.
     pub(crate) async fn attempt_at_both(&self, urls: [&str; 2], ledger: &Ledger) -> [Option<u16>; 2] {
-        let proof = self.vouch(Door::ALL.len(), ledger, |_| {});
+        let proof = self.vouch(&Door::ALL, ledger, |_| {});
         let shown = |door: usize| self.show(&proof, urls[door], Door::ALL[door], ledger);
         let ((one, _), (two, _)) = tokio::join!(shown(0), shown(1));
         [one, two]
     }
 
-    /// What proves who a new workload is, to be shown by so many requests.
-    fn vouch(&self, requests: usize, ledger: &Ledger, change: impl FnOnce(&mut Value)) -> Proof<'_> {
+    /// What proves who a new workload is, to be shown at these doors.
+    fn vouch(&self, doors: &'static [Door], ledger: &Ledger, change: impl FnOnce(&mut Value)) -> Proof<'_> {
         match &self.voucher {
             Voucher::Issuer(issuer) => {
-                let subject = ledger.open(&self.space, requests, |number| format!("chaos:load:{number}"));
+                let subject = ledger.open(&self.space, doors, |number| format!("chaos:load:{number}"));
                 let mut claims = claims(issuer, &subject, &self.space);
                 change(&mut claims);
                 let token = issuer.mint_with(Algorithm::Es256, &claims);
@@ -367,7 +385,7 @@ impl Gate {
             }
             Voucher::Sts(sts) => {
                 let mut session = String::new();
-                let subject = ledger.open(&self.space, requests, |number| {
+                let subject = ledger.open(&self.space, doors, |number| {
                     session = number.to_string();
                     format!("{ROLE}/{session}")
                 });
@@ -419,7 +437,7 @@ impl Gate {
         if reference.is_empty() && outcome == Outcome::Unavailable {
             return (Some(reply.status), None);
         }
-        ledger.close(subject, reply.reference(), outcome);
+        ledger.close(subject, Answer { door, reference: reply.reference(), outcome });
         (Some(reply.status), credential)
     }
 }

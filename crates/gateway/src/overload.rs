@@ -202,17 +202,18 @@ mod tests {
             overload.refuses(0)
         };
         for (late, refused) in
-            [(0, false), (201, false), (0, false), (201, false), (201, true), (3_000, true), (0, false), (201, false)]
+            [(0, false), (201, false), (0, false), (200, false), (200, false), (201, false), (201, true), (0, false)]
         {
             assert_eq!(turn(Duration::from_millis(late)).await, refused, "{late}");
         }
-        // Nobody waited for the processor here: what the room lost meanwhile comes back, though somebody is refused.
+        // Nobody waits for the processor here: what the room has lost comes back, though somebody is refused. The threads' busy time
+        // is real, so a machine that stands still may take some of it away once more.
         overload.room.store(LEAST, Ordering::Relaxed);
-        for _ in 0..20 {
-            assert!(overload.refuses(WAITING + 1));
+        let mut turns = 0..1_000;
+        while overload.room() < WAITING {
+            assert!(turns.next().is_some() && overload.refuses(WAITING + 1));
             turn(Duration::ZERO).await;
         }
-        assert_eq!(overload.room(), WAITING);
         watching.abort();
     }
 

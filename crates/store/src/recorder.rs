@@ -21,7 +21,7 @@ use sallyport_domain::event::Event;
 use sallyport_domain::exchange::ExchangeRecord;
 use sallyport_domain::id::OrganizationId;
 use sallyport_domain::scope::Scope;
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
+use sea_orm::{ColumnTrait, DbBackend, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, TryInsertResult};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
@@ -43,8 +43,11 @@ const BATCH: usize = 512;
 const PACE: Duration = Duration::from_micros(500);
 /// How often all that is ready to run gets its turn before such a commit begins: under load most who are there come into it.
 const ROUNDS: usize = 8;
-/// After how long they get no more turns: whoever came first has waited for so long. A turn that has begun is finished.
+/// After how long they get no more turns: whoever came first has waited for so long. A turn that has begun is finished. On SQLite
+/// each commit takes the processor that exchanges need, so that it is better to have few.
 const GATHERING: Duration = Duration::from_millis(5);
+/// The same on PostgreSQL, which works meanwhile.
+const GATHERING_FOR_POSTGRES: Duration = Duration::from_millis(1);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
@@ -158,6 +161,10 @@ impl Recorder {
 
 async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Receiver<Job>, closing: Arc<Notify>) {
     let lane = choose_lane(&SystemEntropy);
+    let at_most = match store.writer().get_database_backend() {
+        DbBackend::Sqlite => GATHERING,
+        _ => GATHERING_FOR_POSTGRES,
+    };
     let mut known = None;
     let mut batch = Vec::with_capacity(BATCH);
     let (mut began, mut crowded) = (Instant::now(), false);
@@ -195,7 +202,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
             {
                 batch.push(job);
             }
-            if batch.len() == BATCH || gathering.elapsed() > GATHERING {
+            if batch.len() == BATCH || gathering.elapsed() > at_most {
                 break;
             }
         }
