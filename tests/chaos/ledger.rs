@@ -98,6 +98,7 @@ struct Recorded {
     granted: bool,
     /// It was refused since it was used before.
     refused_as_used: bool,
+    /// Those of its requests that are on record.
     doors: Vec<Door>,
 }
 
@@ -365,7 +366,8 @@ impl Gate {
         self.show(&proof, url, door, ledger).await
     }
 
-    /// One token at both doors at the same moment, each at a server of its own where there are two. The statuses, where there were answers.
+    /// One token at both doors at the same moment, each at a server of its own where there are two. The statuses, where there
+    /// were answers.
     pub(crate) async fn attempt_at_both(&self, urls: [&str; 2], ledger: &Ledger) -> [Option<u16>; 2] {
         let proof = self.vouch(&Door::ALL, ledger, |_| {});
         let shown = |door: usize| self.show(&proof, urls[door], Door::ALL[door], ledger);

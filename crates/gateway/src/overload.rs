@@ -183,6 +183,8 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::time::advance;
 
     use super::*;
@@ -190,8 +192,8 @@ mod tests {
     /// On a clock that goes only when it is told to, so that turns come exactly as late as is said here.
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_sees_late_turns_and_gives_the_room_back() {
-        let overload = std::sync::Arc::new(Overload::default());
-        let watched = std::sync::Arc::clone(&overload);
+        let overload = Arc::new(Overload::default());
+        let watched = Arc::clone(&overload);
         let watching = tokio::spawn(async move { watched.watch().await });
         let turn = async |late: Duration| {
             // Its pause begins; it is over by so much; it has let others go first.
