@@ -16,6 +16,7 @@ pub mod reference;
 pub mod routes;
 pub mod rpc;
 pub mod services;
+pub mod shedding;
 pub mod simulate;
 mod stages;
 pub mod turns;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::FutureExt as _;
 use metrics::Counter;
@@ -24,6 +24,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::rpc::Encoding;
+use crate::shedding::Asked;
 use crate::{oauth, rpc};
 
 /// Looked up once: the recorder of metrics is installed before the first request, and stays.
@@ -149,10 +150,19 @@ impl Refusals {
 
     /// Refuses an exchange of these headers, and counts it.
     pub fn refuse(&self, door: Protocol, headers: &HeaderMap) -> Response {
+        self.take(door, Encoding::of_response(headers)).response()
+    }
+
+    /// The same for one of which nobody has made a request yet, with this header besides.
+    pub fn write(&self, asked: &Asked<'_>, header: (&HeaderName, &HeaderValue)) -> Vec<u8> {
+        self.take(asked.door, asked.encoding).bytes(header)
+    }
+
+    fn take(&self, door: Protocol, encoding: Encoding) -> &Prepared {
         REFUSED.increment(1);
         match door {
-            Protocol::Oauth => self.oauth.response(),
-            Protocol::Rpc => self.rpc[Encoding::of_response(headers) as usize].response(),
+            Protocol::Oauth => &self.oauth,
+            Protocol::Rpc => &self.rpc[encoding as usize],
         }
     }
 }
@@ -163,6 +173,8 @@ struct Prepared {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    /// The beginning of its bytes, and their end, between which there is room for a header.
+    written: [Vec<u8>; 2],
 }
 
 impl Prepared {
@@ -170,7 +182,17 @@ impl Prepared {
         let (parts, body) = response.into_parts();
         // It is all there, so there is nothing to wait for.
         let body = to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
-        Self { status: parts.status, headers: parts.headers, body }
+        let mut begin = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", parts.status, body.len()).into_bytes();
+        for (name, value) in &parts.headers {
+            begin.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        let written = [begin, [b"\r\n\r\n", &body[..]].concat()];
+        Self { status: parts.status, headers: parts.headers, body, written }
+    }
+
+    fn bytes(&self, (name, value): (&HeaderName, &HeaderValue)) -> Vec<u8> {
+        let [begin, end] = &self.written;
+        [&begin[..], name.as_str().as_bytes(), b": ", value.as_bytes(), end].concat()
     }
 
     fn response(&self) -> Response {

@@ -141,8 +141,14 @@ impl Encoding {
 
     /// By `Accept`, compared literally; without one by the request's own type.
     pub(crate) fn of_response(headers: &HeaderMap) -> Self {
-        match headers.get(header::ACCEPT).or_else(|| headers.get(header::CONTENT_TYPE)) {
-            Some(value) if BINARY_TYPES.iter().any(|t| value.as_bytes() == t.as_bytes()) => Self::Protobuf,
+        let named = headers.get(header::ACCEPT).or_else(|| headers.get(header::CONTENT_TYPE));
+        Self::named(named.map(HeaderValue::as_bytes))
+    }
+
+    /// As the header says that it goes by.
+    pub(crate) fn named(value: Option<&[u8]>) -> Self {
+        match value {
+            Some(value) if BINARY_TYPES.iter().any(|t| value == t.as_bytes()) => Self::Protobuf,
             _ => Self::Json,
         }
     }

@@ -12,6 +12,7 @@ mod quickstart;
 mod retention;
 mod serve;
 mod settings;
+mod shedding;
 mod telemetry;
 mod tls;
 

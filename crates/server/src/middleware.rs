@@ -21,6 +21,7 @@ use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
 use sallyport_domain::exchange::Protocol;
 use sallyport_gateway::overload::Refusals;
+use sallyport_gateway::shedding::Asked;
 use sallyport_gateway::{Services, Unfinished, routes};
 use tower::Service;
 use tracing::Instrument;
@@ -44,8 +45,7 @@ pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Front {
 /// router's way: they are refused before everything else while there is more to do than can be done, and else go straight
 /// to their door.
 pub(crate) fn wrap_gateway(routes: Router, services: Arc<Services>) -> Front {
-    // Its id is each one's own, and put in this one's place.
-    let refusals = Refusals::new(|response| mark(response, NO_ID));
+    let refusals = Refusals::new(secure);
     let doors = Doors { services: Arc::clone(&services), refusals };
     Front { doors: Some(Arc::new(doors)), ..wrap(routes, services) }
 }
@@ -74,9 +74,44 @@ pub(crate) struct Front {
     doors: Option<Arc<Doors>>,
 }
 
-struct Doors {
+/// Where exchanges are refused while there is more to do than can be done.
+pub(crate) struct Doors {
     services: Arc<Services>,
     refusals: Refusals,
+}
+
+impl Doors {
+    fn refuse(&self, door: Protocol, headers: &HeaderMap) -> Option<Response> {
+        self.refuses(door).then(|| {
+            let mut response = self.refusals.refuse(door, headers);
+            let id = identify(&self.services, headers.get(REQUEST_ID).map(HeaderValue::as_bytes));
+            response.headers_mut().insert(REQUEST_ID, id);
+            response
+        })
+    }
+
+    /// The same for one of which nobody has made a request yet: the whole answer.
+    pub(crate) fn refuse_unmade(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+        self.refuses(asked.door).then(|| {
+            let id = identify(&self.services, asked.id);
+            self.refusals.write(asked, (&REQUEST_ID, &id))
+        })
+    }
+
+    fn refuses(&self, door: Protocol) -> bool {
+        let refuses = self.services.overload.refuses(self.services.recorder.waiting());
+        if refuses {
+            EXCHANGES[door as usize].refused.increment(1);
+        }
+        refuses
+    }
+}
+
+impl Front {
+    /// Where exchanges are refused before anything is made of them, where there are any.
+    pub(crate) fn doors(&self) -> Option<Arc<Doors>> {
+        self.doors.clone()
+    }
 }
 
 impl<B> Service<http::Request<B>> for Front
@@ -97,20 +132,15 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let Some((Doors { services, refusals }, door)) =
-            self.doors.as_deref().and_then(|doors| Some((doors, routes::door(&request)?)))
-        else {
+        let Some((doors, door)) = self.doors.as_deref().and_then(|doors| Some((doors, routes::door(&request)?))) else {
             return Either::Right(Either::Right(self.routes.call(request)));
         };
-        if services.overload.refuses(services.recorder.waiting()) {
-            let mut response = refusals.refuse(door, request.headers());
-            response.headers_mut().insert(REQUEST_ID, identify(services, request.headers()));
-            EXCHANGES[door as usize].refused.increment(1);
-            return Either::Left(ready(Ok(response)));
+        if let Some(refusal) = doors.refuse(door, request.headers()) {
+            return Either::Left(ready(Ok(refusal)));
         }
-        let (began, at_door) = (Instant::now(), Arc::clone(services));
+        let (began, at_door) = (Instant::now(), Arc::clone(&doors.services));
         let run = move |_, request| routes::exchange(door, at_door, request);
-        let answer = framed(Arc::clone(services), request.map(Body::new), run).map(move |response| {
+        let answer = framed(Arc::clone(&doors.services), request.map(Body::new), run).map(move |response| {
             count_exchange(door, response.status(), began.elapsed());
             Ok(response)
         });
@@ -145,7 +175,7 @@ fn framed<F: Future<Output = Response>>(
     request: Request,
     run: impl FnOnce(HeaderValue, Request) -> F,
 ) -> impl Future<Output = Response> {
-    let id = identify(&services, request.headers());
+    let id = identify(&services, request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
@@ -180,22 +210,24 @@ fn framed<F: Future<Output = Response>>(
 
 /// What every answer bears: the request's id, and what browsers respect.
 fn mark(response: &mut Response, id: HeaderValue) {
+    response.headers_mut().insert(REQUEST_ID, id);
+    secure(response);
+}
+
+fn secure(response: &mut Response) {
     let headers = response.headers_mut();
-    headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
 /// The caller's own request id when it is harmless, else a new one.
-fn identify(services: &Services, headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|value| {
-        let bytes = value.as_bytes();
-        (1..=64).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+fn identify(services: &Services, given: Option<&[u8]>) -> HeaderValue {
+    let harmless = given.filter(|id| {
+        (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     });
     // A copy of its own: what was read with it is not to be kept for it.
-    given.and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok()).unwrap_or_else(|| {
+    harmless.and_then(|id| HeaderValue::from_bytes(id).ok()).unwrap_or_else(|| {
         // A UUID is always a valid header value.
         let id = Bytes::from(services.new_id().to_string());
         HeaderValue::from_maybe_shared(id).unwrap_or(NO_ID)

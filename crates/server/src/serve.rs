@@ -38,6 +38,7 @@ use crate::event_log::{EventLog, Target};
 use crate::middleware::Front;
 use crate::patience::Patience;
 use crate::settings::Settings;
+use crate::shedding::{Refuse, Shedding};
 use crate::telemetry::Telemetry;
 use crate::{keys, master_key, middleware, monitoring, retention, telemetry, tls};
 
@@ -277,17 +278,18 @@ impl Running {
         files: Option<(std::path::PathBuf, std::path::PathBuf)>,
     ) -> Result<()> {
         let handle = Handle::new();
+        let refuse = routes.doors().map(|doors| -> Refuse { Arc::new(move |asked| doors.refuse_unmade(asked)) });
         let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(routes);
         let task = match files {
             Some((cert, key)) => {
                 let server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());
-                let mut server = server.map(|acceptor| Patience { acceptor, limit: HEAD_TIMEOUT });
+                let mut server = server.map(|acceptor| guarded(acceptor, refuse));
                 guard(server.http_builder());
                 tokio::spawn(server.serve(service))
             }
             None => {
                 let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-                let mut server = server.map(|acceptor| Patience { acceptor, limit: HEAD_TIMEOUT });
+                let mut server = server.map(|acceptor| guarded(acceptor, refuse));
                 guard(server.http_builder());
                 tokio::spawn(server.serve(service))
             }
@@ -316,6 +318,11 @@ impl Running {
         self.services.store.close().await;
         Ok(())
     }
+}
+
+/// What stands before HTTP: connections must begin in time, and exchanges that there is no time for go no further.
+fn guarded<A>(acceptor: A, refuse: Option<Refuse>) -> Shedding<Patience<A>> {
+    Shedding { acceptor: Patience { acceptor, limit: HEAD_TIMEOUT }, refuse, limit: HEAD_TIMEOUT / 2 }
 }
 
 /// Clients that dawdle over their request are cut off.
