@@ -8,12 +8,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use sallyport_testkit::{Algorithm, Failure, Postgres, Signer};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::support::proto::{ExchangeRequest, Status};
-use crate::support::{Binding, Place, Reply, World, claims, eventually, form, now, role, run};
+use crate::support::{Binding, Kept, Place, Reply, World, an_exchange, claims, eventually, form, now, role, run};
 
 async fn world() -> &'static World {
     static WORLD: OnceCell<World> = OnceCell::const_new();
@@ -664,6 +665,12 @@ fn a_trust_with_roles_its_account_lacks_grants_nothing() {
     });
 }
 
+/// All but what is each answer's own, and the date, which a 503 need not have (RFC 9110 section 6.6.1).
+fn comparable(headers: &HeaderMap) -> BTreeSet<(String, String)> {
+    let text = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.to_str().unwrap().to_owned());
+    headers.iter().filter(|(name, _)| !["x-request-id", "date"].contains(&name.as_str())).map(text).collect()
+}
+
 /// Another session keeps PostgreSQL from recording anything. Some hundred exchanges may wait for that; who comes then is told at
 /// once, while the others wait, and what was granted in the end is on record.
 #[test]
@@ -688,6 +695,10 @@ fn what_comes_while_too_much_waits_is_refused_at_once() {
             (server.sql(database, locks).unwrap() == "1").then_some(())
         })
         .await;
+
+        // Known to the server since before: it is answered without a request being made of what it says.
+        let mut kept = Kept::open(&world.server.url).await;
+        assert_eq!(kept.ask("GET /livez HTTP/1.1", "").await.status, 200);
 
         let (world, binding, place, token) = (&world, &binding, &place, &token);
         let one = |n: usize| async move {
@@ -718,6 +729,28 @@ fn what_comes_while_too_much_waits_is_refused_at_once() {
         let doors = answers.iter().filter(is_refused).map(|refused| refused.json()["code"].is_null());
         assert_eq!(doors.collect::<BTreeSet<_>>().len(), 2, "both doors");
 
+        let asked = form(&an_exchange(&binding.client_id, token));
+        let oauth = "POST /auth/v1/token HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded";
+        let rpc = "POST /SecureTokenService/ExchangeExternalToken HTTP/1.1\r\nContent-Type: application/protobuf";
+        let at_once = [
+            kept.ask(&format!("{oauth}\r\nX-Request-Id: mine"), &asked).await,
+            kept.ask(&format!("{rpc}\r\nAccept: application/json\r\nX-Request-Id: not <mine>"), "").await,
+            kept.ask(rpc, "").await,
+        ];
+        let ordinary = |of: &dyn Fn(&Reply) -> bool| {
+            let reply = answers.iter().find(|reply| is_refused(reply) && of(reply)).unwrap();
+            (reply.status, comparable(&reply.headers), reply.body.clone())
+        };
+        let [of_oauth, of_rpc, of_protobuf] = &at_once;
+        for (at_once, json) in [(of_oauth, true), (of_rpc, false)] {
+            let at_once = (at_once.status, comparable(&at_once.headers), at_once.body.clone());
+            assert_eq!(at_once, ordinary(&|reply| reply.json()["code"].is_null() == json));
+        }
+        assert_eq!(of_oauth.header("x-request-id"), "mine");
+        assert_eq!(of_rpc.header("x-request-id").len(), 36, "{of_rpc:?}");
+        assert_eq!(Status::decode(&*of_protobuf.body).unwrap().code, 14);
+        assert!(at_once.iter().all(|reply| reply.header("date").is_empty()), "the HTTP library's have one");
+
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND datname = current_database()";
         server.sql(database, end).unwrap();
         assert!(holder.join().unwrap().is_err(), "it was ended");
@@ -725,6 +758,7 @@ fn what_comes_while_too_much_waits_is_refused_at_once() {
         let granted = answers.iter().filter(|reply| reply.status == 200).count();
         assert!(answers.iter().all(|reply| matches!(reply.status, 200 | 503)), "{answers:?}");
         assert_eq!(world.oauth(&binding.client_id, token, &[]).await.status, 200, "it is itself again");
+        assert_eq!(kept.ask(oauth, &asked).await.status, 200, "on that connection, too");
         let list = "query($scope: String!) { listExchanges(scopeMrn: $scope) { totalCount } }";
         let recorded =
             world.graphql(list, json!({ "scope": place.space })).await["listExchanges"]["totalCount"].clone();

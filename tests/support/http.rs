@@ -105,8 +105,19 @@ pub(crate) async fn bare_post(base: &str, path: &str, headers: &[(&str, &str)], 
     stream.write_all(body).await.expect("the body is taken");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer");
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
-    let head = String::from_utf8(answer[..end].to_vec()).expect("a head in ASCII");
+    let end = end_of_head(&answer).expect("a head");
+    let (status, headers) = head_of(&answer[..end]);
+    Reply { status, headers, body: answer[end..].to_vec() }
+}
+
+/// Where a head ends, if it does.
+fn end_of_head(answer: &[u8]) -> Option<usize> {
+    answer.windows(4).position(|window| window == b"\r\n\r\n").map(|end| end + 4)
+}
+
+/// Status and headers.
+fn head_of(head: &[u8]) -> (u16, HeaderMap) {
+    let head = std::str::from_utf8(head).expect("a head in ASCII");
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
     let mut headers = HeaderMap::new();
@@ -114,5 +125,36 @@ pub(crate) async fn bare_post(base: &str, path: &str, headers: &[(&str, &str)], 
         let name = reqwest::header::HeaderName::from_bytes(name.as_bytes()).expect("a header name");
         headers.append(name, value.parse().expect("a header value"));
     }
-    Reply { status, headers, body: answer[end + 4..].to_vec() }
+    (status, headers)
+}
+
+/// One connection, and nothing said on it but what is given.
+pub(crate) struct Kept(tokio::net::TcpStream);
+
+impl Kept {
+    /// To a server without TLS.
+    pub(crate) async fn open(base: &str) -> Self {
+        let host = base.strip_prefix("http://").expect("plain HTTP");
+        Self(tokio::net::TcpStream::connect(host).await.expect("a connection"))
+    }
+
+    /// Sends this: the answer to it, and it alone.
+    pub(crate) async fn ask(&mut self, head: &str, body: &str) -> Reply {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let request = format!("{head}\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        self.0.write_all(request.as_bytes()).await.expect("it is taken");
+        let (mut answer, mut end) = (Vec::new(), None);
+        loop {
+            let came = self.0.read_buf(&mut answer).await.expect("an answer");
+            assert!(came > 0, "closed");
+            end = end.or_else(|| end_of_head(&answer));
+            let Some(end) = end else { continue };
+            let (status, headers) = head_of(&answer[..end]);
+            let length: usize = headers["content-length"].to_str().unwrap().parse().unwrap();
+            if answer.len() >= end + length {
+                assert_eq!(answer.len(), end + length, "more than was asked for");
+                return Reply { status, headers, body: answer[end..].to_vec() };
+            }
+        }
+    }
 }

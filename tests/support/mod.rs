@@ -10,11 +10,11 @@ mod server;
 pub(crate) mod tenant;
 mod world;
 
-pub(crate) use http::{Reply, bare_post, form};
+pub(crate) use http::{Kept, Reply, bare_post, form};
 pub(crate) use jwt::{Ping, claims_of, header_of, resign, sign, sign_claims};
 pub(crate) use node::Node;
 pub(crate) use server::{Server, Setup, free_port, sallyport};
-pub(crate) use world::{Binding, Place, World, claims, document, role};
+pub(crate) use world::{Binding, Place, World, an_exchange, claims, document, role};
 
 use std::future::Future;
 use std::sync::OnceLock;

@@ -270,13 +270,7 @@ impl World {
 
     /// The OAuth exchange as the real clients send it, with further fields.
     pub(crate) async fn oauth(&self, client_id: &str, token: &str, more: &[(&str, &str)]) -> Reply {
-        let mut fields = vec![
-            ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
-            ("subject_token", token),
-            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
-            ("client_id", client_id),
-        ];
-        fields.extend_from_slice(more);
+        let fields = [&an_exchange(client_id, token)[..], more].concat();
         self.post_form("/auth/v1/token", &fields, None).await
     }
 
@@ -298,6 +292,16 @@ impl World {
         assert_eq!(exchanges.as_array().map(Vec::len), Some(1), "{listed}");
         exchanges[0].clone()
     }
+}
+
+/// The parameters of an OAuth exchange.
+pub(crate) fn an_exchange<'t>(client_id: &'t str, token: &'t str) -> [(&'static str, &'t str); 4] {
+    [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("subject_token", token),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ("client_id", client_id),
+    ]
 }
 
 /// Honest claims of an issuer: ten minutes.

@@ -8,6 +8,7 @@
 pub mod aws;
 pub mod claims;
 pub mod condition;
+pub mod conversation;
 pub mod expression;
 pub mod jwt;
 pub mod keys;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("condition_tree", condition::tree),
     ("subject_pattern", subject::pattern),
     ("mrn", names::mrn),
+    ("conversation", conversation::conversation),
 ];
 
 /// The bytes as text; what is none does not reach a parser of text.
