@@ -322,7 +322,7 @@ impl Running {
 
 /// What stands before HTTP: connections must begin in time, and exchanges that there is no time for go no further.
 fn guarded<A>(acceptor: A, refuse: Option<Refuse>) -> Shedding<Patience<A>> {
-    Shedding { acceptor: Patience { acceptor, limit: HEAD_TIMEOUT }, refuse, limit: HEAD_TIMEOUT / 2 }
+    Shedding { acceptor: Patience { acceptor, limit: HEAD_TIMEOUT }, refuse, limit: HEAD_TIMEOUT / 5 }
 }
 
 /// Clients that dawdle over their request are cut off.
