@@ -94,6 +94,11 @@ impl Conversation {
         None
     }
 
+    /// Whether nothing will be refused here any more.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self.0, Turn::Lost)
+    }
+
     /// The HTTP library said so much of this.
     pub fn said(&mut self, bytes: &[u8], written: usize) {
         if written == 0 {
