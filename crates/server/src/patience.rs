@@ -15,7 +15,10 @@ use tokio::time::{Sleep, sleep};
 /// How HTTP/2 begins (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Another acceptor's connections, each with `limit` to say which protocol it speaks, and to take some of what is said. The time it takes to accept them, a TLS
+/// How long a client may take nothing of what is said to it. TLS says only when all is taken of up to 64 KiB.
+const TAKE: Duration = Duration::from_secs(30);
+
+/// Another acceptor's connections, each with `limit` to say which protocol it speaks. The time it takes to accept them, a TLS
 /// handshake for one, is the other acceptor's to limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Patience<A> {
@@ -36,7 +39,7 @@ where
         let (accepting, limit) = (self.acceptor.accept(stream, service), self.limit);
         async move {
             let (stream, service) = accepting.await?;
-            Ok((Patient { stream, limit, heard: 0, end: Some(Box::pin(sleep(limit))), stuck: None }, service))
+            Ok((Patient { stream, heard: 0, end: Some(Box::pin(sleep(limit))), stuck: None }, service))
         }
         .boxed()
     }
@@ -46,7 +49,6 @@ where
 #[derive(Debug)]
 pub(crate) struct Patient<T> {
     stream: T,
-    limit: Duration,
     /// How much of the preface was read.
     heard: usize,
     /// When it is over; `None` once the protocol is known.
@@ -66,7 +68,7 @@ impl<T: Unpin> Patient<T> {
             self.stuck = None;
             return Poll::Ready(said);
         }
-        let end = self.stuck.get_or_insert_with(|| Box::pin(sleep(self.limit)));
+        let end = self.stuck.get_or_insert_with(|| Box::pin(sleep(TAKE)));
         ready!(end.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -132,13 +134,11 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(10);
-
     /// On a clock that goes on by itself when there is nothing else to do.
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_cut_off_and_who_takes_slowly_is_not() {
         let (mut client, server) = duplex(10);
-        let mut server = Patient { stream: server, limit: LIMIT, heard: 0, end: None, stuck: None };
+        let mut server = Patient { stream: server, heard: 0, end: None, stuck: None };
         let saying = tokio::spawn(async move {
             server.write_all(&[7; 50]).await.unwrap();
             let began = Instant::now();
@@ -146,11 +146,11 @@ mod tests {
             (error.kind(), began.elapsed())
         });
         for _ in 0..5 {
-            sleep(LIMIT - Duration::from_millis(10)).await;
+            sleep(TAKE - Duration::from_millis(10)).await;
             client.read_exact(&mut [0; 10]).await.unwrap();
         }
         let (kind, waited) = saying.await.unwrap();
         assert_eq!(kind, io::ErrorKind::TimedOut);
-        assert!(waited >= LIMIT && waited < 2 * LIMIT, "{waited:?}");
+        assert!(waited >= TAKE && waited < 2 * TAKE, "{waited:?}");
     }
 }

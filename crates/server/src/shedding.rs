@@ -1,7 +1,6 @@
 //! Exchanges that there is no time for are refused where their bytes come in, before a request is made of them.
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,9 +10,6 @@ use axum_server::accept::Accept;
 use futures::future::{BoxFuture, FutureExt};
 use sallyport_gateway::shedding::{Asked, Conversation};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// How much is read at once of a connection that is followed: whole exchanges.
-const PIECE: usize = 8 * 1024;
 
 /// Answers an exchange that is to be refused.
 pub(crate) type Refuse = Arc<dyn Fn(&Asked<'_>) -> Option<Vec<u8>> + Send + Sync>;
@@ -105,29 +101,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Shed<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let shed = &mut *self;
+        let before = buffer.filled().len();
         loop {
             ready!(shed.poll_say(context))?;
-            let Some(followed) = &mut shed.followed else {
-                return Pin::new(&mut shed.stream).poll_read(context, buffer);
-            };
-            // Not the HTTP library's buffer, which has been in no cache since the connection said something last.
-            let mut room = [const { MaybeUninit::uninit() }; PIECE];
-            let mut piece = ReadBuf::uninit(&mut room[..PIECE.min(buffer.remaining())]);
-            ready!(Pin::new(&mut shed.stream).poll_read(context, &mut piece))?;
-            let Some(answer) = followed.hear(piece.filled()) else {
-                buffer.put_slice(piece.filled());
-                if followed.conversation.is_lost() {
-                    shed.followed = None;
-                }
-                return Poll::Ready(Ok(()));
-            };
+            ready!(Pin::new(&mut shed.stream).poll_read(context, buffer))?;
+            let came = buffer.filled().len() - before;
+            let Some(followed) = shed.followed.as_mut().filter(|_| came > 0) else { return Poll::Ready(Ok(())) };
+            let Some(answer) = followed.hear(&buffer.filled()[before..]) else { return Poll::Ready(Ok(())) };
             shed.unsaid = answer;
+            buffer.set_filled(before);
         }
     }
 }
 
 impl Followed {
-    /// The answer, where this is refused. Nothing is the end of it all.
+    /// The answer, where this is refused.
     fn hear(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let now = Instant::now();
         let unheard = self.passed_on.is_none_or(|last| now - last > self.limit);
