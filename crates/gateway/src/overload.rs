@@ -153,7 +153,8 @@ impl Refusals {
         self.take(door, Encoding::of_response(headers)).response()
     }
 
-    /// The same for one of which nobody has made a request yet, with this header besides.
+    /// The same for one of which nobody has made a request yet: the whole answer in HTTP/1.1, with this header besides and
+    /// without a date, which a 503 need not have (RFC 9110 section 6.6.1).
     pub fn write(&self, asked: &Asked<'_>, header: (&HeaderName, &HeaderValue)) -> Vec<u8> {
         self.take(asked.door, asked.encoding).bytes(header)
     }

@@ -94,7 +94,7 @@ impl Conversation {
         None
     }
 
-    /// The HTTP library said so much of this.
+    /// The HTTP library said so much of this, of which an answer's head is all there at its first words.
     pub fn said(&mut self, bytes: &[u8], written: usize) {
         if written == 0 {
             return;

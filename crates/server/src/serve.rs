@@ -322,6 +322,7 @@ impl Running {
 
 /// What stands before HTTP: connections must begin in time, and exchanges that there is no time for go no further.
 fn guarded<A>(acceptor: A, refuse: Option<Refuse>) -> Shedding<Patience<A>> {
+    // The HTTP library's clock goes on while it hears nothing: so the next head still has most of its time.
     Shedding { acceptor: Patience { acceptor, limit: HEAD_TIMEOUT }, refuse, limit: HEAD_TIMEOUT / 5 }
 }
 
