@@ -107,7 +107,8 @@ pub struct Entry {
 impl Entry {
     /// Of this record.
     pub fn new(mut record: Box<ExchangeRecord>) -> Self {
-        let checks = checks::write(&std::mem::take(&mut record.checks));
+        let all = std::mem::take(&mut record.checks);
+        let checks = checks::write(&all, [&recorded(&record.issuer), &recorded(&record.subject)]);
         Self { record, checks }
     }
 
@@ -124,7 +125,7 @@ impl Entry {
     /// The record with all it has, as it was put down at `time`.
     pub fn into_record(mut self, time: Timestamp) -> Box<ExchangeRecord> {
         self.record.time = time;
-        let checks = checks::read(&self.checks);
+        let checks = checks::read(&self.checks, [&recorded(&self.record.issuer), &recorded(&self.record.subject)]);
         if checks.is_none() {
             tracing::error!(id = %self.record.id, "the checks of an exchange do not read back as they were written");
         }
@@ -185,7 +186,11 @@ impl Model {
             source_ip: source_ip.map(|ip| ROW.part(self.id, "source_ip", ip.parse().ok())).transpose()?,
             token_hash: ROW.part(self.id, "token_hash", self.token_hash.as_slice().try_into().ok())?,
             credential: self.credential()?,
-            checks: completed(ROW.part(self.id, "checks", checks::read(&self.checks))?),
+            checks: completed(ROW.part(
+                self.id,
+                "checks",
+                checks::read(&self.checks, [&self.issuer, &self.subject]),
+            )?),
             replay: None,
         })
     }
