@@ -359,6 +359,31 @@ fn strangers_write_no_log_lines_and_no_terminal_commands() {
     });
 }
 
+/// Whoever complains has the one or the other.
+#[test]
+fn the_line_of_a_refusal_names_request_and_reference() {
+    run(async {
+        let world = World::with(|setup| {
+            setup.set("SALLYPORT_LOG", "info");
+        })
+        .await;
+        let place = world.place().await;
+        let token = world.token("nobody", &place.space);
+        for reply in [
+            world.exchange(&place.space, world.issuer.uri(), &token).await,
+            world.exchange("nowhere", world.issuer.uri(), &token).await,
+            world.oauth(&place.space, &token, &[]).await,
+            world.oauth(&place.space, &token, &[("scope", "a"), ("scope", "b")]).await,
+        ] {
+            assert!(reply.status >= 400, "{}", reply.text());
+            let told = ["x-sallyport-reference", "x-request-id"].map(|name| reply.header(name));
+            let log = world.server.log();
+            let is_told = |line: &str| told.iter().all(|words| !words.is_empty() && line.contains(words));
+            assert!(log.lines().any(is_told), "{told:?}: {log}");
+        }
+    });
+}
+
 fn forged_bearer() -> &'static str {
     "eyJmb3JnZWQiOiJsaW5lIn0.eyJmb3JnZWQiOiJsaW5lIn0.Zm9yZ2Vk"
 }

@@ -13,6 +13,7 @@ pub mod origin;
 pub mod overload;
 pub mod pipeline;
 pub mod reference;
+pub mod request_id;
 pub mod routes;
 pub mod rpc;
 pub mod services;

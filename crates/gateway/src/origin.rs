@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use axum::http::{Extensions, HeaderMap, HeaderName};
+use axum::http::{Extensions, HeaderMap};
 
+use crate::request_id::REQUEST_ID;
 use crate::services::Services;
 
-/// The header of a request's id.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id that is kept, in characters.
 const REQUEST_ID_MAX: usize = 128;
 

@@ -30,6 +30,7 @@ use tracing::field::Empty;
 
 use crate::limits::Noise;
 use crate::mint::{self, Minted};
+use crate::request_id::CurrentRequest;
 use crate::services::Services;
 use crate::stages::Stage;
 
@@ -240,7 +241,7 @@ pub(crate) fn locate_one(services: &Services, snapshot: &Snapshot, locator: &Loc
 pub fn refuse(services: &Services, protocol: Protocol, refusal: Refusal) -> Answer {
     let reference = ExchangeId(services.new_id());
     metrics::counter!("sallyport_exchanges_total", "outcome" => "refused", "reason" => "request").increment(1);
-    tracing::info!(%reference, protocol = protocol.name(), ?refusal, "exchange refused");
+    tracing::info!(request = %CurrentRequest, %reference, protocol = protocol.name(), ?refusal, "exchange refused");
     Answer { reference, result: Err(refusal) }
 }
 
@@ -265,7 +266,8 @@ pub async fn exchange(services: &Services, attempt: &Attempt) -> Answer {
     }
     TOOK[attempt.protocol as usize].record(started.elapsed().as_secs_f64());
     if let Err(refusal) = &result {
-        tracing::info!(%reference, protocol = attempt.protocol.name(), reason, refusal = ?refusal, "exchange refused");
+        let (request, protocol) = (CurrentRequest, attempt.protocol.name());
+        tracing::info!(%request, %reference, protocol, reason, ?refusal, "exchange refused");
     }
     Answer { reference, result }
 }
@@ -493,7 +495,7 @@ impl Run<'_> {
         let grant = Grant { identity, candidate: &candidate, terms: &terms, credential };
         let minted = Stage::Mint.run_now(|| mint::mint(services, &grant, &self.attempt.wanted));
         let (minted, issued) = minted.map_err(|error| {
-            tracing::error!(reference = %self.reference, %error, "a credential could not be minted");
+            tracing::error!(request = %CurrentRequest, reference = %self.reference, %error, "a credential could not be minted");
             (Refusal::Unavailable, "mint")
         })?;
         let (facts, hash) = (Some(identity.identity()), identity.token_hash());
@@ -570,7 +572,7 @@ impl Run<'_> {
 
     /// A refusal is not told before it is on record, either.
     fn unrecorded(&self, error: RecordError) -> Option<(Result<Box<Granted>, Refusal>, &'static str)> {
-        tracing::warn!(reference = %self.reference, %error, "a refusal could not be recorded");
+        tracing::warn!(request = %CurrentRequest, reference = %self.reference, %error, "a refusal could not be recorded");
         Some((Err(Refusal::Unavailable), "database"))
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
@@ -21,14 +21,13 @@ use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
 use sallyport_domain::exchange::Protocol;
 use sallyport_gateway::overload::Refusals;
+use sallyport_gateway::request_id::{self, CurrentRequest, REQUEST_ID};
 use sallyport_gateway::shedding::Asked;
 use sallyport_gateway::{Services, Unfinished, routes};
 use tower::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// The header of the request's id.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// In place of an id that cannot be told.
 const NO_ID: HeaderValue = HeaderValue::from_static("none");
 
@@ -84,7 +83,7 @@ impl Doors {
     fn refuse(&self, door: Protocol, headers: &HeaderMap) -> Option<Response> {
         self.refuses(door).then(|| {
             let mut response = self.refusals.refuse(door, headers);
-            let id = identify(&self.services, headers.get(REQUEST_ID).map(HeaderValue::as_bytes));
+            let id = identify_by(&self.services, headers);
             response.headers_mut().insert(REQUEST_ID, id);
             response
         })
@@ -138,9 +137,12 @@ where
         if let Some(refusal) = doors.refuse(door, request.headers()) {
             return Either::Left(ready(Ok(refusal)));
         }
-        let (began, at_door) = (Instant::now(), Arc::clone(&doors.services));
-        let run = move |_, request| routes::exchange(door, at_door, request);
-        let answer = framed(Arc::clone(&doors.services), request.map(Body::new), run).map(move |response| {
+        let (began, services, at_door) = (Instant::now(), Arc::clone(&doors.services), Arc::clone(&doors.services));
+        let (id, path) = (identify_by(&services, request.headers()), routes::path(door));
+        // For whoever debugs or traces. The few lines that are written otherwise name the request themselves.
+        let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default(), method = "POST", path);
+        let run = move |request| routes::exchange(door, at_door, request);
+        let answer = framed(services, id, span, request.map(Body::new), run).map(move |response| {
             count_exchange(door, response.status(), began.elapsed());
             Ok(response)
         });
@@ -155,33 +157,36 @@ async fn not_found() -> Response {
 /// Any other request: counted by its route as it is written in the router, so that strangers cannot make up new ones.
 async fn pass(State(services): State<Arc<Services>>, request: Request, next: Next) -> Response {
     let (began, route) = (Instant::now(), request.extensions().get::<MatchedPath>().cloned());
-    let run = |id: HeaderValue, mut request: Request| {
-        // For the audit log.
-        request.headers_mut().insert(REQUEST_ID, id);
-        next.run(request)
-    };
-    let response = framed(services, request, run).await;
-    let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
-    count(route, response.status(), began.elapsed());
-    response
-}
-
-/// Names the request, on its answer and in every log line, and runs it in a span, with a deadline and a net under panics: either
-/// way the caller gets an answer it can read, and the others go on.
-///
-/// Put together of futures that lie in each other: of an `async fn` each part would be there twice, first as an argument.
-fn framed<F: Future<Output = Response>>(
-    services: Arc<Services>,
-    request: Request,
-    run: impl FnOnce(HeaderValue, Request) -> F,
-) -> impl Future<Output = Response> {
-    let id = identify(&services, request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes));
+    let id = identify_by(&services, request.headers());
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
         method = request.method().as_str(),
         path = request.uri().path(),
     );
+    let id_of_run = id.clone();
+    let run = |mut request: Request| {
+        // For the audit log.
+        request.headers_mut().insert(REQUEST_ID, id_of_run);
+        next.run(request)
+    };
+    let response = framed(services, id, span, request, run).await;
+    let route = route.map_or(SharedString::const_str("none"), |path| path.as_str().to_owned().into());
+    count(route, response.status(), began.elapsed());
+    response
+}
+
+/// Names the request, on its answer and in every log line, and runs it in its span, with a deadline and a net under panics: either
+/// way the caller gets an answer it can read, and the others go on.
+///
+/// Put together of futures that lie in each other: of an `async fn` each part would be there twice, first as an argument.
+fn framed<F: Future<Output = Response>>(
+    services: Arc<Services>,
+    id: HeaderValue,
+    span: Span,
+    request: Request,
+    run: impl FnOnce(Request) -> F,
+) -> impl Future<Output = Response> {
     // A stranger who could name the trace could also have everything of its sampled.
     if services.trusted_proxies.vouches(request.extensions()) {
         let context = opentelemetry::global::get_text_map_propagator(|propagator| {
@@ -190,17 +195,17 @@ fn framed<F: Future<Output = Response>>(
         let _ = span.set_parent(context);
     }
     let (unfinished, span_of_run, id_of_run) = (Unfinished::of(&request), span.clone(), id.clone());
-    let run = AssertUnwindSafe(async move { run(id_of_run, request).await }).catch_unwind();
+    let run = AssertUnwindSafe(async move { run(request).await }).catch_unwind();
     let answer = tokio::time::timeout(DEADLINE, run).map(move |outcome| {
-        let path = unfinished.path();
+        let (request, path) = (CurrentRequest, unfinished.path());
         match outcome {
             Ok(Ok(response)) => return response,
-            Ok(Err(_)) => tracing::error!(path, "a request panicked"),
-            Err(_) => tracing::warn!(path, "a request took longer than {} s", DEADLINE.as_secs()),
+            Ok(Err(_)) => tracing::error!(%request, path, "a request panicked"),
+            Err(_) => tracing::warn!(%request, path, "a request took longer than {} s", DEADLINE.as_secs()),
         }
         unfinished.answer(&services)
     });
-    answer.instrument(span_of_run).map(move |mut response| {
+    request_id::named(id_of_run, answer).instrument(span_of_run).map(move |mut response| {
         // Of traces only: no line is written after it.
         span.set_attribute("http.response.status_code", i64::from(response.status().as_u16()));
         mark(&mut response, id);
@@ -219,6 +224,10 @@ fn secure(response: &mut Response) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+fn identify_by(services: &Services, headers: &HeaderMap) -> HeaderValue {
+    identify(services, headers.get(REQUEST_ID).map(HeaderValue::as_bytes))
 }
 
 /// The caller's own request id when it is harmless, else a new one.

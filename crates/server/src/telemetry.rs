@@ -5,7 +5,6 @@
 //! traced holds a token or a key.
 
 use std::env;
-use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +20,8 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use sallyport_gateway::Services;
 use sallyport_gateway::limits::Noise;
 use tracing::Subscriber;
-use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -150,53 +145,8 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).fmt_fields(PlainFields::default()).boxed(),
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-    }
-}
-
-/// Fields as [`DefaultFields`] writes them. Where all of them are plain words, as those of a request's span are, that is a matter of
-/// copying them: every request has such a span, and nearly none a line of the log.
-#[derive(Default)]
-struct PlainFields {
-    others: DefaultFields,
-}
-
-impl<'writer> FormatFields<'writer> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut words = Words((!writer.has_ansi_escapes()).then(|| String::with_capacity(128)));
-        fields.record(&mut words);
-        match words.0 {
-            Some(words) => writer.write_str(&words),
-            None => self.others.format_fields(writer, fields),
-        }
-    }
-}
-
-/// Fields that are plain words, as text; `None` as soon as one is anything else.
-struct Words(Option<String>);
-
-impl Visit for Words {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        let name = field.name();
-        // A message has no name, a raw name is written otherwise, and what came from a `log` record not at all.
-        let plain = name != "message"
-            && !name.contains('#')
-            && !name.starts_with("log.")
-            && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
-        match &mut self.0 {
-            Some(text) if plain => {
-                let space = if text.is_empty() { "" } else { " " };
-                for part in [space, name, "=\"", value, "\""] {
-                    text.push_str(part);
-                }
-            }
-            other => *other = None,
-        }
-    }
-
-    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {
-        self.0 = None;
     }
 }
 
@@ -338,51 +288,5 @@ mod tests {
             assert!(wanted(&[all, (name, "grpc")]).unwrap_err().starts_with(name));
             assert_eq!(wanted(&[(name, "grpc")]), Ok((false, false)), "nothing is sent");
         }
-    }
-
-    /// Keeps what is written.
-    #[derive(Clone, Default)]
-    struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn lines_read_as_they_do_everywhere() {
-        let written = |plain: bool, ansi: bool| {
-            let kept = Kept::default();
-            let writer = kept.clone();
-            let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(ansi).without_time();
-            let subscriber: Box<dyn Subscriber + Send + Sync> = if plain {
-                Box::new(lines.fmt_fields(PlainFields::default()).finish())
-            } else {
-                Box::new(lines.finish())
-            };
-            tracing::subscriber::with_default(subscriber, || {
-                for value in ["", "a b", "it's", "a\"b", "a\\b", "a\nb", "\u{1b}[31m", "é", "\u{7f}", "~"] {
-                    let span = tracing::info_span!("request", id = value, method = "GET", more = tracing::field::Empty);
-                    span.in_scope(|| tracing::info!("words"));
-                    span.record("more", value);
-                    span.in_scope(|| tracing::warn!(value, r#type = value, "words {value}"));
-                    tracing::info_span!("of others", value, log.target = value, number = 7, shown = ?value)
-                        .in_scope(|| tracing::info!(value));
-                }
-                tracing::info_span!("nothing").in_scope(|| tracing::info!("words"));
-            });
-            let bytes = kept.0.lock().unwrap().clone();
-            String::from_utf8(bytes).unwrap()
-        };
-        for ansi in [false, true] {
-            assert_eq!(written(true, ansi), written(false, ansi));
-        }
-        assert!(written(true, false).contains("request{id=\"a b\" method=\"GET\"}: "));
     }
 }
