@@ -250,7 +250,8 @@ pub async fn exchange(services: &Services, attempt: &Attempt) -> Answer {
     let started = Instant::now();
     let reference = ExchangeId(services.new_id());
     let run = Run { services, attempt, reference };
-    let span = tracing::debug_span!("exchange", %reference, protocol = attempt.protocol.name(), reason = Empty);
+    let (request, protocol) = (CurrentRequest, attempt.protocol.name());
+    let span = tracing::debug_span!("exchange", %request, %reference, protocol, reason = Empty);
     let (result, reason) = run.decide().instrument(span.clone()).await;
     let (outcome, reason) = match &result {
         Ok(_) => ("granted", ""),
@@ -266,7 +267,6 @@ pub async fn exchange(services: &Services, attempt: &Attempt) -> Answer {
     }
     TOOK[attempt.protocol as usize].record(started.elapsed().as_secs_f64());
     if let Err(refusal) = &result {
-        let (request, protocol) = (CurrentRequest, attempt.protocol.name());
         tracing::info!(%request, %reference, protocol, reason, ?refusal, "exchange refused");
     }
     Answer { reference, result }

@@ -6,6 +6,7 @@
 use async_graphql::{ErrorExtensionValues, ServerError};
 use sallyport_domain::validate::FieldError;
 use sallyport_gateway::authentication::AuthenticationError;
+use sallyport_gateway::request_id::CurrentRequest;
 use sallyport_store::{Constraint, MutateError, Stale, StoreError};
 
 /// What went wrong, as `extensions.code` says it.
@@ -109,7 +110,7 @@ impl Error {
 
     /// A defect of ours; `context` goes to the log only.
     pub fn internal(context: &str) -> Self {
-        tracing::error!(context, "a GraphQL operation failed");
+        tracing::error!(request = %CurrentRequest, context, "a GraphQL operation failed");
         Self::new(Code::Internal, "an internal error; the log has the details under this request's x-request-id")
     }
 
