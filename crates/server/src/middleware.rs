@@ -226,6 +226,7 @@ fn secure(response: &mut Response) {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
+/// The id of a request with these headers.
 fn identify_by(services: &Services, headers: &HeaderMap) -> HeaderValue {
     identify(services, headers.get(REQUEST_ID).map(HeaderValue::as_bytes))
 }
