@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::support::{World, eventually, fixture, role, run};
+use crate::support::{Setup, World, eventually, fixture, role, run};
 
 const COUNTS: &str = "query($scope: String!) { bindings: listWIFAuthBindings(scopeMrn: $scope) { totalCount } \
 providers: listWIFProviders(scopeMrn: $scope) { totalCount } trusts: listWIFTrusts(scopeMrn: $scope) { totalCount } \
@@ -184,6 +186,38 @@ fn a_polite_stop_lets_requests_finish_and_exits_with_zero() {
         let status = world.server.terminate();
         assert_eq!(exchange.await.unwrap().expect("the answer still comes").status(), 200);
         assert_eq!(status, 0, "{}", world.server.log());
+    });
+}
+
+/// On either listener, with TLS and without.
+#[test]
+fn who_says_nothing_keeps_no_server_from_stopping() {
+    run(async {
+        let authority = sallyport_testkit::TestAuthority::new().unwrap();
+        let mut setup = Setup::new();
+        setup.serve_https(&authority);
+        let mut server = setup.start().await;
+        let connect = async |url: &str| {
+            let (_, address) = url.split_once("://").unwrap();
+            TcpStream::connect(address).await.unwrap()
+        };
+        let (main, admin) = (server.url.clone(), server.admin_url.clone());
+        // Before a handshake, before a request, and in the middle of finding out which protocol it is.
+        let mut silent = vec![connect(&main).await, connect(&admin).await, connect(&admin).await];
+        silent[2].write_all(b"PRI * HTTP/2.0").await.unwrap();
+        // After an answer.
+        let client = World::client_trusting(authority.ca_pem());
+        for url in [format!("{main}/.well-known/openid-configuration"), format!("{admin}/livez")] {
+            assert!(!client.get(url).send().await.unwrap().bytes().await.unwrap().is_empty());
+        }
+        let asked = Instant::now();
+        assert_eq!(server.terminate(), 0, "{}", server.log());
+        // They have ten seconds otherwise, and what is under way has twenty.
+        assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        for mut stream in silent {
+            // It may be told so, or cut off.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
     });
 }
 

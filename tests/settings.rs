@@ -216,13 +216,7 @@ fn https_is_served_and_a_new_certificate_is_taken_up() {
     run(async {
         let authority = sallyport_testkit::TestAuthority::new().unwrap();
         let mut setup = Setup::new();
-        let folder = setup.path("tls");
-        std::fs::create_dir(&folder).unwrap();
-        let (certificate, key) = authority.issue_server(&["127.0.0.1"]).unwrap().write(&folder).unwrap();
-        let url = setup.get("SALLYPORT_PUBLIC_URL").replace("http://", "https://");
-        setup.set("SALLYPORT_PUBLIC_URL", &url);
-        setup.set("SALLYPORT_TLS_CERT_FILE", &certificate.display().to_string());
-        setup.set("SALLYPORT_TLS_KEY_FILE", &key.display().to_string());
+        let folder = setup.serve_https(&authority);
         let server = setup.start().await;
         let get = async |ca: &str| {
             // A new client each time: an open connection keeps its certificate.
@@ -231,7 +225,7 @@ fn https_is_served_and_a_new_certificate_is_taken_up() {
         };
         let answer =
             get(authority.ca_pem()).await.expect("the certificate fits").json::<serde_json::Value>().await.unwrap();
-        assert_eq!(answer["issuer"], serde_json::json!(url));
+        assert_eq!(answer["issuer"], serde_json::json!(server.url));
 
         let next = sallyport_testkit::TestAuthority::new().unwrap();
         assert!(get(next.ca_pem()).await.is_err());

@@ -105,6 +105,18 @@ impl Setup {
         self
     }
 
+    /// Serves HTTPS with a certificate of this authority. Answers the folder of certificate and key.
+    pub(crate) fn serve_https(&mut self, authority: &sallyport_testkit::TestAuthority) -> PathBuf {
+        let folder = self.path("tls");
+        std::fs::create_dir(&folder).unwrap();
+        let (certificate, key) = authority.issue_server(&["127.0.0.1"]).unwrap().write(&folder).unwrap();
+        let url = self.get("SALLYPORT_PUBLIC_URL").replace("http://", "https://");
+        self.set("SALLYPORT_PUBLIC_URL", &url);
+        self.set("SALLYPORT_TLS_CERT_FILE", &certificate.display().to_string());
+        self.set("SALLYPORT_TLS_KEY_FILE", &key.display().to_string());
+        folder
+    }
+
     /// A path in the server's folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -115,6 +115,11 @@ impl Overload {
         self.room.load(Ordering::Relaxed)
     }
 
+    /// Whether there is more to do than can be done, where so many wait to be recorded.
+    pub fn is_there(&self, waiting: usize) -> bool {
+        waiting > self.room() || self.late.load(Ordering::Relaxed) >= TURNS
+    }
+
     /// Whether an exchange that comes now is one too many, where so many wait to be recorded; it is to be refused then.
     pub fn refuses(&self, waiting: usize) -> bool {
         if waiting > self.room() {

@@ -63,6 +63,11 @@ impl Default for Conversation {
 }
 
 impl Conversation {
+    /// Whether all that was asked is answered.
+    pub const fn is_idle(&self) -> bool {
+        matches!(self.0, Turn::Theirs)
+    }
+
     /// The client said this. `refuse` is asked about an exchange that is all there; what it answers is the whole answer to it,
     /// and is to be said before anything else. Then the HTTP library must not see any of these bytes, and else all of them.
     pub fn heard(&mut self, bytes: &[u8], refuse: impl FnOnce(&Asked<'_>) -> Option<Vec<u8>>) -> Option<Vec<u8>> {

@@ -4,6 +4,7 @@ mod backup;
 mod event_log;
 mod export;
 mod keys;
+mod listener;
 mod master_key;
 mod middleware;
 mod monitoring;

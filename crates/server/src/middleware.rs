@@ -2,21 +2,20 @@
 //! do than can be done, exchanges are refused before all of it, where they have cost next to nothing yet.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::future::RouteFuture;
-use axum::{BoxError, Router};
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either};
+use futures::future::Either;
+use hyper::body::Incoming;
 use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
 use sallyport_domain::exchange::Protocol;
@@ -27,6 +26,8 @@ use sallyport_gateway::{Services, Unfinished, routes};
 use tower::Service;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::shedding::Refuse;
 
 /// In place of an id that cannot be told.
 const NO_ID: HeaderValue = HeaderValue::from_static("none");
@@ -66,7 +67,6 @@ struct Counted {
 }
 
 /// What stands before the routes.
-#[derive(Clone)]
 pub(crate) struct Front {
     routes: Router,
     /// The doors of exchanges, where there are any.
@@ -89,14 +89,6 @@ impl Doors {
         })
     }
 
-    /// The same for one of which nobody has made a request yet: the whole answer.
-    pub(crate) fn refuse_unmade(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
-        self.refuses(asked.door).then(|| {
-            let id = identify(&self.services, asked.id);
-            self.refusals.write(asked, (&REQUEST_ID, &id))
-        })
-    }
-
     fn refuses(&self, door: Protocol) -> bool {
         let refuses = self.services.overload.refuses(self.services.recorder.waiting());
         if refuses {
@@ -106,33 +98,33 @@ impl Doors {
     }
 }
 
-impl Front {
-    /// Where exchanges are refused before anything is made of them, where there are any.
-    pub(crate) fn doors(&self) -> Option<Arc<Doors>> {
-        self.doors.clone()
+/// Before anything is made of them.
+impl Refuse for Doors {
+    fn may_refuse(&self) -> bool {
+        self.services.overload.is_there(self.services.recorder.waiting())
+    }
+
+    fn refuse(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+        self.refuses(asked.door).then(|| {
+            let id = identify(&self.services, asked.id);
+            self.refusals.write(asked, (&REQUEST_ID, &id))
+        })
     }
 }
 
-impl<B> Service<http::Request<B>> for Front
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Either<
-        Ready<Result<Response, Infallible>>,
-        Either<BoxFuture<'static, Result<Response, Infallible>>, RouteFuture<Infallible>>,
-    >;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A router always is.
-        Poll::Ready(Ok(()))
+impl Front {
+    /// Where exchanges are refused before anything is made of them, where there are any.
+    pub(crate) fn refuse(&self) -> Option<Arc<dyn Refuse>> {
+        self.doors.clone().map(|doors| -> Arc<dyn Refuse> { doors })
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    /// Answers a request.
+    pub(crate) fn answer(
+        &self,
+        request: http::Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send + use<> {
         let Some((doors, door)) = self.doors.as_deref().and_then(|doors| Some((doors, routes::door(&request)?))) else {
-            return Either::Right(Either::Right(self.routes.call(request)));
+            return Either::Right(Either::Right(self.routes.clone().call(request)));
         };
         if let Some(refusal) = doors.refuse(door, request.headers()) {
             return Either::Left(ready(Ok(refusal)));

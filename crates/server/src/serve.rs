@@ -3,13 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
-use axum::ServiceExt;
-use axum::extract::Request;
-use axum_server::Handle;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sallyport_credentials::secret::{generate_api_token, hash_secret};
 use sallyport_domain::clock::{Clock, SystemClock};
@@ -32,23 +28,18 @@ use sallyport_store::backup::sqlite_file;
 use sallyport_store::{AuditEntry, Configuration, Recorder, RecorderOptions, Schema, Store, StoreOptions};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::backup::DatabaseLock;
 use crate::event_log::{EventLog, Target};
+use crate::listener::Closing;
 use crate::middleware::Front;
-use crate::patience::Patience;
 use crate::settings::Settings;
-use crate::shedding::{Refuse, Shedding};
 use crate::telemetry::Telemetry;
-use crate::{keys, master_key, middleware, monitoring, retention, telemetry, tls};
+use crate::{keys, listener, master_key, middleware, monitoring, retention, telemetry, tls};
 
 /// Exchanges waiting for their record at most; more are answered 503.
 const RECORDS_WAITING: usize = 8_192;
-/// How long requests in flight may take to finish once the process was asked to stop.
-const DRAIN: Duration = Duration::from_secs(20);
-/// How long a client may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// A server that answers.
 pub(crate) struct Running {
     /// Where it listens.
@@ -57,8 +48,8 @@ pub(crate) struct Running {
     pub(crate) services: Arc<Services>,
     /// The API token made on the first start, when none was set.
     pub(crate) first_token: Option<SecretString>,
-    handles: Vec<Handle<SocketAddr>>,
-    tasks: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+    closing: Arc<Closing>,
+    listeners: Vec<JoinHandle<()>>,
     event_log: Option<EventLog>,
     _lock: Option<DatabaseLock>,
 }
@@ -140,8 +131,8 @@ pub(crate) async fn start(settings: Settings, metrics: Option<PrometheusHandle>)
     keys::keep_rotating(Arc::clone(&services), master);
     retention::keep_forgetting(Arc::clone(&services), settings.retention_days);
 
-    let (handles, tasks) = (Vec::new(), Vec::new());
-    let mut running = Running { address, services, first_token, handles, tasks, event_log, _lock: lock };
+    let (closing, listeners) = (Arc::new(Closing::default()), Vec::new());
+    let mut running = Running { address, services, first_token, closing, listeners, event_log, _lock: lock };
     let graphql = GraphqlOptions { introspection: settings.graphql_introspection, ..GraphqlOptions::default() };
     let routes = sallyport_gateway::router(Arc::clone(&running.services))
         .merge(sallyport_graphql::router(Arc::clone(&running.services), graphql))
@@ -277,25 +268,9 @@ impl Running {
         routes: Front,
         files: Option<(std::path::PathBuf, std::path::PathBuf)>,
     ) -> Result<()> {
-        let handle = Handle::new();
-        let refuse = routes.doors().map(|doors| -> Refuse { Arc::new(move |asked| doors.refuse_unmade(asked)) });
-        let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(routes);
-        let task = match files {
-            Some((cert, key)) => {
-                let server = axum_server::from_tcp_rustls(listener, tls::start(cert, key)?)?.handle(handle.clone());
-                let mut server = server.map(|acceptor| guarded(acceptor, refuse));
-                guard(server.http_builder());
-                tokio::spawn(server.serve(service))
-            }
-            None => {
-                let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-                let mut server = server.map(|acceptor| guarded(acceptor, refuse));
-                guard(server.http_builder());
-                tokio::spawn(server.serve(service))
-            }
-        };
-        self.handles.push(handle);
-        self.tasks.push(task);
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let tls = files.map(|(cert, key)| tls::start(cert, key)).transpose()?;
+        self.listeners.push(tokio::spawn(listener::serve(listener, tls, routes, Arc::clone(&self.closing))));
         Ok(())
     }
 
@@ -304,11 +279,9 @@ impl Running {
     /// # Errors
     /// When a listener had died.
     pub(crate) async fn stop(self) -> Result<()> {
-        for handle in &self.handles {
-            handle.graceful_shutdown(Some(DRAIN));
-        }
-        for task in self.tasks {
-            task.await.context("a listener panicked")?.context("a listener failed")?;
+        self.closing.close();
+        for listener in self.listeners {
+            listener.await.context("a listener panicked")?;
         }
         self.services.recorder.shutdown().await;
         if let Some(log) = self.event_log {
@@ -318,22 +291,6 @@ impl Running {
         self.services.store.close().await;
         Ok(())
     }
-}
-
-/// What stands before HTTP: connections must begin in time, and exchanges that there is no time for go no further.
-fn guarded<A>(acceptor: A, refuse: Option<Refuse>) -> Shedding<Patience<A>> {
-    // The HTTP library's clock goes on while it hears nothing: so the next head still has most of its time.
-    Shedding { acceptor: Patience { acceptor, limit: HEAD_TIMEOUT }, refuse, limit: HEAD_TIMEOUT / 5 }
-}
-
-/// Clients that dawdle over their request are cut off.
-fn guard(builder: &mut hyper_util::server::conn::auto::Builder<hyper_util::rt::TokioExecutor>) {
-    builder.http1().timer(hyper_util::rt::TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(hyper_util::rt::TokioTimer::new())
-        .max_concurrent_streams(200)
-        .keep_alive_interval(HEAD_TIMEOUT);
 }
 
 fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener> {

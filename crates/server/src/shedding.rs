@@ -1,81 +1,133 @@
-//! Exchanges that there is no time for are refused where their bytes come in, before a request is made of them.
+//! Exchanges that there is no time for are refused where their bytes come in, before the HTTP library is even polled: when there is
+//! more to do than can be done, what it costs to look at a connection is most of what a refusal costs.
+//!
+//! Two hold a connection: the HTTP library, which hears and says what it always does, and who refuses, who is polled before it.
+//! While there is too much to do and all that was asked is answered, that one listens in its place, and what it does not refuse is
+//! kept for the library.
 
 use std::io::{self, IoSlice};
+use std::mem::{MaybeUninit, take};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use axum_server::accept::Accept;
-use futures::future::{BoxFuture, FutureExt};
 use sallyport_gateway::shedding::{Asked, Conversation};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 
-/// Answers an exchange that is to be refused.
-pub(crate) type Refuse = Arc<dyn Fn(&Asked<'_>) -> Option<Vec<u8>> + Send + Sync>;
+/// Longest request that is refused here, in bytes; an exchange is about a quarter of it. It lies on the stack, where others lay
+/// just before, and so in the processor's caches. The HTTP library takes as much at once.
+const LONGEST: usize = 8 * 1024;
 
-/// Another acceptor's connections, on which exchanges are refused. Never the first thing that is said, and the HTTP library hears
-/// something after `limit` at the latest: it closes connections that it does not hear from.
-#[derive(Clone)]
-pub(crate) struct Shedding<A> {
-    pub(crate) acceptor: A,
-    /// `None` where there are no exchanges.
-    pub(crate) refuse: Option<Refuse>,
-    pub(crate) limit: Duration,
+/// Refuses exchanges.
+pub(crate) trait Refuse: Send + Sync {
+    /// Whether there may be something to refuse just now.
+    fn may_refuse(&self) -> bool;
+
+    /// Answers an exchange that is to be refused.
+    fn refuse(&self, asked: &Asked<'_>) -> Option<Vec<u8>>;
 }
 
-impl<I, S, A> Accept<I, S> for Shedding<A>
-where
-    A: Accept<I, S>,
-    A::Future: Send + 'static,
-{
-    type Stream = Shed<A::Stream>;
-    type Service = A::Service;
-    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: I, service: S) -> Self::Future {
-        let (accepting, refuse, limit) = (self.acceptor.accept(stream, service), self.refuse.clone(), self.limit);
-        async move {
-            let (stream, service) = accepting.await?;
-            Ok((Shed::new(stream, refuse, limit), service))
-        }
-        .boxed()
-    }
-}
-
-/// A connection on which exchanges may be refused.
-pub(crate) struct Shed<T> {
+/// A connection, and how far what is said on it has come.
+struct Line<T> {
     stream: T,
     followed: Option<Followed>,
+    /// Whether the HTTP library waits to hear more, and for nothing else but its own clock.
+    waits: bool,
+    /// What was heard in the HTTP library's place and is for it; so much of it was passed on.
+    kept: Vec<u8>,
+    passed: usize,
+    /// What kept from hearing or saying more.
+    failed: Option<io::Error>,
     /// An answer, of which so much is said.
     unsaid: Vec<u8>,
     said: usize,
 }
 
 struct Followed {
-    refuse: Refuse,
+    refuse: Arc<dyn Refuse>,
     limit: Duration,
     conversation: Conversation,
     /// When the HTTP library last heard something.
-    passed_on: Option<Instant>,
+    passed_on: Instant,
 }
 
-impl<T> Shed<T> {
-    fn new(stream: T, refuse: Option<Refuse>, limit: Duration) -> Self {
-        let followed =
-            refuse.map(|refuse| Followed { refuse, limit, conversation: Conversation::default(), passed_on: None });
-        Self { stream, followed, unsaid: Vec::new(), said: 0 }
-    }
+/// A connection as the HTTP library has it.
+pub(crate) struct Shed<T>(Arc<Mutex<Line<T>>>);
 
-    /// The HTTP library said so much of this.
-    fn wrote(&mut self, bytes: &[u8], written: usize) {
-        if let Some(followed) = &mut self.followed {
-            followed.conversation.said(bytes, written);
+/// A connection as who refuses has it.
+pub(crate) struct Shedding<T>(Arc<Mutex<Line<T>>>);
+
+/// On this connection, on which this was heard so far and nothing said, exchanges may be refused where `refuse` is. The HTTP library
+/// hears something after `limit` at the latest: it closes connections that it does not hear from, by a clock that is not looked
+/// at while it is not polled.
+pub(crate) fn shed<T>(
+    stream: T,
+    heard: Vec<u8>,
+    refuse: Option<Arc<dyn Refuse>>,
+    limit: Duration,
+) -> (Shedding<T>, Shed<T>) {
+    let followed = refuse.map(|refuse| {
+        let mut followed = Followed { refuse, limit, conversation: Conversation::default(), passed_on: Instant::now() };
+        followed.pass_on(&heard);
+        followed
+    });
+    let (kept, unsaid) = (heard, Vec::new());
+    let line = Line { stream, followed, waits: false, kept, passed: 0, failed: None, unsaid, said: 0 };
+    let line = Arc::new(Mutex::new(line));
+    (Shedding(Arc::clone(&line)), Shed(line))
+}
+
+/// Whoever panics with it ends the connection.
+fn lock<T>(line: &Mutex<Line<T>>) -> MutexGuard<'_, Line<T>> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Shedding<T> {
+    /// Refuses what there is to refuse, and polls what the HTTP library makes of the connection, unless that was all there was
+    /// to do. What woke the task is not kept from the library: it waits for nothing but to hear more, and for a clock that
+    /// has not run out while it heard something within the limit.
+    pub(crate) fn poll<F: Future>(&self, http: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut line = lock(&self.0);
+        let refusing = line.poll_refuse(context).unwrap_or_else(|error| {
+            line.failed = Some(error);
+            Poll::Ready(())
+        });
+        drop(line);
+        ready!(refusing);
+        http.poll(context)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
+    /// Pending where something was refused, and that was all.
+    fn poll_refuse(&mut self, context: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let mut refused = false;
+        while self.is_ours() {
+            let mut room = [const { MaybeUninit::uninit() }; LONGEST];
+            let mut buffer = ReadBuf::uninit(&mut room);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, &mut buffer) else {
+                return Ok(if refused { Poll::Pending } else { Poll::Ready(()) });
+            };
+            read?;
+            let came = buffer.filled();
+            // At the end the HTTP library hears it as well.
+            let Some(followed) = self.followed.as_mut().filter(|_| !came.is_empty()) else { break };
+            let Some(answer) = followed.hear(came) else {
+                self.kept.extend_from_slice(came);
+                break;
+            };
+            (self.unsaid, refused) = (answer, true);
+            // Where it cannot be said at once, it is said before the HTTP library hears or says anything.
+            let Poll::Ready(said) = self.poll_say(context) else { break };
+            said?;
         }
+        Ok(Poll::Ready(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> Shed<T> {
+impl<T: AsyncWrite + Unpin> Line<T> {
     /// Says what is unsaid.
     fn poll_say(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unsaid.is_empty() {
@@ -94,91 +146,158 @@ impl<T: AsyncWrite + Unpin> Shed<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Shed<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let shed = &mut *self;
-        let before = buffer.filled().len();
-        loop {
-            ready!(shed.poll_say(context))?;
-            ready!(Pin::new(&mut shed.stream).poll_read(context, buffer))?;
-            let came = buffer.filled().len() - before;
-            let Some(followed) = shed.followed.as_mut().filter(|_| came > 0) else { return Poll::Ready(Ok(())) };
-            let Some(answer) = followed.hear(&buffer.filled()[before..]) else { return Poll::Ready(Ok(())) };
-            shed.unsaid = answer;
-            buffer.set_filled(before);
+impl<T> Line<T> {
+    /// Whether who refuses may listen in the HTTP library's place, for there may be something to refuse.
+    fn is_ours(&self) -> bool {
+        let nothing_left = self.waits && self.kept.is_empty() && self.unsaid.is_empty();
+        nothing_left && self.followed.as_ref().is_some_and(Followed::may_refuse)
+    }
+
+    /// Passes on what was kept, where there is something.
+    fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let kept = &self.kept[self.passed..];
+        if kept.is_empty() {
+            return false;
         }
+        let piece = &kept[..kept.len().min(buffer.remaining())];
+        buffer.put_slice(piece);
+        self.passed += piece.len();
+        if self.passed == self.kept.len() {
+            (self.kept, self.passed) = (Vec::new(), 0);
+        }
+        true
+    }
+
+    /// The HTTP library said so much of this.
+    fn wrote(&mut self, bytes: &[u8], written: usize) {
+        if let Some(followed) = &mut self.followed {
+            followed.conversation.said(bytes, written);
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Shed<T> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let line = &mut *lock(&self.0);
+        line.waits = false;
+        if line.pass_on(buffer) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = take(&mut line.failed) {
+            return Poll::Ready(Err(error));
+        }
+        ready!(line.poll_say(context))?;
+        let before = buffer.filled().len();
+        let Poll::Ready(read) = Pin::new(&mut line.stream).poll_read(context, buffer) else {
+            // Without budget it has not set its clock, and is to be polled for that.
+            line.waits = line.followed.as_ref().is_some_and(Followed::is_idle) && has_budget_remaining();
+            return Poll::Pending;
+        };
+        read?;
+        let came = &buffer.filled()[before..];
+        if let Some(followed) = line.followed.as_mut().filter(|_| !came.is_empty()) {
+            followed.pass_on(came);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Followed {
-    /// The answer, where this is refused.
+    /// Whether all that was asked is answered.
+    fn is_idle(&self) -> bool {
+        self.conversation.is_idle()
+    }
+
+    /// Whether what comes now may be refused.
+    fn may_refuse(&self) -> bool {
+        self.is_idle() && self.refuse.may_refuse()
+    }
+
+    /// The answer, where this is refused; else it is for the HTTP library.
     fn hear(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let now = Instant::now();
-        let unheard = self.passed_on.is_none_or(|last| now - last > self.limit);
-        let answer = self.conversation.heard(bytes, |asked| if unheard { None } else { (self.refuse)(asked) });
+        let unheard = now - self.passed_on > self.limit;
+        let answer = self.conversation.heard(bytes, |asked| if unheard { None } else { self.refuse.refuse(asked) });
         if answer.is_none() {
-            self.passed_on = Some(now);
+            self.passed_on = now;
         }
         answer
+    }
+
+    /// The HTTP library heard this.
+    fn pass_on(&mut self, bytes: &[u8]) {
+        self.conversation.heard(bytes, |_| None);
+        self.passed_on = Instant::now();
     }
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Shed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_say(context))?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        self.wrote(bytes, written);
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let line = &mut *lock(&self.0);
+        line.waits = false;
+        ready!(line.poll_say(context))?;
+        let written = ready!(Pin::new(&mut line.stream).poll_write(context, bytes))?;
+        line.wrote(bytes, written);
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_say(context))?;
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let line = &mut *lock(&self.0);
+        let flushed = match line.poll_say(context) {
+            Poll::Ready(Ok(())) => Pin::new(&mut line.stream).poll_flush(context),
+            other => other,
+        };
+        // Then it waits for that as well.
+        line.waits &= flushed.is_ready();
+        flushed
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_say(context))?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let line = &mut *lock(&self.0);
+        line.waits = false;
+        ready!(line.poll_say(context))?;
+        Pin::new(&mut line.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_say(context))?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices))?;
-        self.wrote(slices.first().map_or(&[], |slice| slice), written);
+        let line = &mut *lock(&self.0);
+        line.waits = false;
+        ready!(line.poll_say(context))?;
+        let written = ready!(Pin::new(&mut line.stream).poll_write_vectored(context, slices))?;
+        line.wrote(slices.first().map_or(&[], |slice| slice), written);
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        lock(&self.0).stream.is_write_vectored()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use axum::Router;
     use axum::body::to_bytes;
     use axum::extract::Request;
     use axum::http::StatusCode;
     use axum::response::{IntoResponse as _, Response};
-    use hyper_util::rt::{TokioExecutor, TokioIo};
-    use hyper_util::server::conn::auto::Builder;
+    use hyper::server::conn::http1;
+    use hyper_util::rt::{TokioIo, TokioTimer};
     use hyper_util::service::TowerToHyperService;
     use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::task::yield_now;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter, DuplexStream, duplex};
+    use tokio::task::{JoinHandle, yield_now};
+    use tokio::time;
 
     use super::*;
+    use crate::patience::first_words;
 
     /// The id of a request that is a part of another one's body.
     const SMUGGLED: usize = 999;
@@ -298,6 +417,38 @@ mod tests {
         (pieces, any::<bool>(), room).prop_map(|(pieces, waits, room)| Sending { pieces, waits, room })
     }
 
+    /// Refuses the exchanges whose bit is set.
+    struct Marked {
+        bits: u64,
+        /// Whether there may be something to refuse, in turn.
+        may: u64,
+        turn: AtomicU32,
+        /// Whether anything passed for a request that is none.
+        smuggled: Arc<AtomicBool>,
+    }
+
+    impl Marked {
+        fn new(bits: u64, may: u64) -> Self {
+            Self { bits, may, turn: AtomicU32::new(0), smuggled: Arc::default() }
+        }
+    }
+
+    impl Refuse for Marked {
+        fn may_refuse(&self) -> bool {
+            self.may >> (self.turn.fetch_add(1, Ordering::Relaxed) % 64) & 1 == 1
+        }
+
+        fn refuse(&self, asked: &Asked<'_>) -> Option<Vec<u8>> {
+            let id: usize = std::str::from_utf8(asked.id?).unwrap().parse().unwrap();
+            self.smuggled.fetch_or(id == SMUGGLED, Ordering::Relaxed);
+            let length = NO_TIME.len();
+            let answer = format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\nx-request-id: {id}\r\n\r\n{NO_TIME}"
+            );
+            (self.bits >> (id % 64) & 1 == 1).then(|| answer.into_bytes())
+        }
+    }
+
     async fn answer(request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
@@ -311,29 +462,32 @@ mod tests {
         (status, [("x-request-id", id)], if path == "/empty" { String::new() } else { text }).into_response()
     }
 
+    /// How long a client may take to send its request's head.
+    const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Answers on this connection, in a task, until it ends.
+    fn serve(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        refuse: Option<Arc<dyn Refuse>>,
+    ) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let first = first_words(&mut stream, HEAD_TIMEOUT).await.unwrap();
+            let (shedding, stream) = shed(stream, first, refuse, HEAD_TIMEOUT / 5);
+            let service = TowerToHyperService::new(Router::new().fallback(answer));
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+            let _ = poll_fn(|context| shedding.poll(connection.as_mut(), context)).await;
+        })
+    }
+
     /// What is said on a connection to these, of which those with these ids are refused where they can be.
-    fn conversation(questions: &[Question], sending: &Sending, refused: Option<u64>) -> Vec<u8> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    fn conversation(questions: &[Question], sending: &Sending, refuse: Option<Marked>) -> Vec<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let (client, server) = duplex(sending.room);
-            let smuggled = Arc::new(AtomicBool::new(false));
-            let smuggling = Arc::clone(&smuggled);
-            let refuse = refused.map(|refused| -> Refuse {
-                Arc::new(move |asked| {
-                    let id: usize = std::str::from_utf8(asked.id.unwrap()).unwrap().parse().unwrap();
-                    smuggling.fetch_or(id == SMUGGLED, Ordering::Relaxed);
-                    let answer = format!(
-                        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\nx-request-id: {id}\r\n\r\n{NO_TIME}",
-                        NO_TIME.len()
-                    );
-                    (refused >> (id % 64) & 1 == 1).then(|| answer.into_bytes())
-                })
-            });
-            let stream = Shed::new(server, refuse, Duration::MAX);
-            tokio::spawn(async move {
-                let service = TowerToHyperService::new(Router::new().fallback(answer));
-                Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
-            });
+            let smuggling = refuse.as_ref().map(|refuse| Arc::clone(&refuse.smuggled)).unwrap_or_default();
+            let serving = serve(server, refuse.map(|refuse| -> Arc<dyn Refuse> { Arc::new(refuse) }));
             let heard = Arc::new(Mutex::new(Vec::new()));
             let (mut reading, mut writing) = tokio::io::split(client);
             let hearing = Arc::clone(&heard);
@@ -358,8 +512,11 @@ mod tests {
                 }
             }
             quiet(&heard).await;
-            assert!(!smuggled.load(Ordering::Relaxed), "a body passed for a request");
-            std::mem::take(&mut *heard.lock().unwrap())
+            // It is heard that nothing more comes.
+            let _ = writing.shutdown().await;
+            serving.await.unwrap();
+            assert!(!smuggling.load(Ordering::Relaxed), "a body passed for a request");
+            take(&mut *heard.lock().unwrap())
         })
     }
 
@@ -408,9 +565,10 @@ mod tests {
             questions in questions(),
             sending in sendings(),
             refused in any::<u64>(),
+            may in prop_oneof![Just(u64::MAX), any::<u64>()],
         ) {
             let plain = answers(&questions, &conversation(&questions, &sending, None));
-            let shed = answers(&questions, &conversation(&questions, &sending, Some(refused)));
+            let shed = answers(&questions, &conversation(&questions, &sending, Some(Marked::new(refused, may))));
             // An answer that comes before the end of what was asked may end the conversation, or not, as it happens to come.
             match questions.iter().position(|question| question.path == "/early") {
                 None => prop_assert_eq!(plain.len(), shed.len()),
@@ -434,28 +592,86 @@ mod tests {
         for room in [200, 65_536] {
             let sending = Sending { pieces: Pieces::Questions, waits: true, room };
             let questions = vec![question.clone(); 5];
-            let heard = answers(&questions, &conversation(&questions, &sending, Some(0b0_1011)));
+            let heard = answers(&questions, &conversation(&questions, &sending, Some(Marked::new(0b0_1011, u64::MAX))));
             let statuses: Vec<u16> = heard.iter().map(|answer| answer.1).collect();
             assert_eq!(statuses, [200, 503, 200, 503, 200], "{room}");
         }
     }
 
+    /// Says this and hears a whole answer, of that status.
+    async fn ask(client: &mut DuplexStream, question: &[u8], status: &str) {
+        client.write_all(question).await.unwrap();
+        let (mut heard, mut piece) = (Vec::new(), [0; 10_000]);
+        while !answers(&[], &heard).iter().any(|answer| answer.2.len() > 10) {
+            let came = client.read(&mut piece).await.unwrap();
+            assert_ne!(came, 0, "it ended after {:?}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&piece[..came]);
+        }
+        assert!(heard.starts_with(format!("HTTP/1.1 {status} ").as_bytes()), "{:?}", String::from_utf8_lossy(&heard));
+    }
+
+    /// Nothing more is said to this one, and it ends when the time for a head is over.
+    async fn is_cut_off(client: &mut DuplexStream, serving: JoinHandle<()>) {
+        let soon = HEAD_TIMEOUT + Duration::from_secs(1);
+        assert_eq!(time::timeout(soon, client.read(&mut [0; 10])).await.expect("it goes on").unwrap(), 0);
+        serving.await.unwrap();
+    }
+
+    fn an_exchange() -> Vec<u8> {
+        let question = Question { method: "POST", path: "/auth/v1/token", headers: "", body: Sent::Some };
+        question.parts(1).concat().into_bytes()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_refused_and_says_nothing_more_is_cut_off() {
+        for refusals in 0..3 {
+            let (mut client, server) = duplex(65_536);
+            let serving = serve(server, Some(Arc::new(Marked::new(u64::MAX, u64::MAX))));
+            ask(&mut client, &an_exchange(), "200").await;
+            for _ in 0..refusals {
+                ask(&mut client, &an_exchange(), "503").await;
+            }
+            is_cut_off(&mut client, serving).await;
+        }
+    }
+
+    /// TLS takes an answer before the network does. Whoever refuses then would say the rest of it as well, and the HTTP library
+    /// would not learn of it, wait for nothing and never look at its clock.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_while_an_answer_is_on_its_way_is_cut_off_as_well() {
+        const ROOM: usize = 310;
+        let (mut client, server) = duplex(ROOM);
+        let serving = serve(BufWriter::new(server), Some(Arc::new(Marked::new(u64::MAX, u64::MAX))));
+        let long = Question { method: "GET", path: "/long", headers: "", body: Sent::Nothing };
+        client.write_all(long.parts(0).concat().as_bytes()).await.unwrap();
+        settle(100).await;
+        // At once there is more to hear, and room for all that is to be said.
+        client.write_all(&an_exchange()).await.unwrap();
+        let (mut heard, mut piece) = (Vec::new(), [0; ROOM]);
+        client.read_exact(&mut piece).await.unwrap();
+        heard.extend_from_slice(&piece);
+        settle(100).await;
+        let rest = client.read(&mut piece).await.unwrap();
+        heard.extend_from_slice(&piece[..rest]);
+        assert_eq!(answers(&[], &heard).iter().map(|answer| answer.0).collect::<Vec<_>>(), [Some(0), Some(1)]);
+        is_cut_off(&mut client, serving).await;
+    }
+
     /// It closes connections that it does not hear from.
     #[test]
     fn the_http_library_hears_something_from_time_to_time() {
-        let question = Question { method: "POST", path: "/auth/v1/token", headers: "", body: Sent::Some };
-        let question = question.parts(1).concat();
         let hear = |limit| {
-            let refuse: Refuse = Arc::new(|_| Some(Vec::new()));
-            let mut followed = Followed { refuse, limit, conversation: Conversation::default(), passed_on: None };
+            let refuse = Arc::new(Marked::new(u64::MAX, u64::MAX));
+            let (conversation, passed_on) = (Conversation::default(), Instant::now());
+            let mut followed = Followed { refuse, limit, conversation, passed_on };
             let mut passed_on = |bytes: &[u8]| {
                 let is = followed.hear(bytes).is_none();
                 followed.conversation = Conversation::default();
                 is
             };
-            [(); 3].map(|()| passed_on(question.as_bytes()))
+            [(); 3].map(|()| passed_on(&an_exchange()))
         };
-        assert_eq!(hear(Duration::MAX), [true, false, false]);
-        assert_eq!(hear(Duration::ZERO), [true, true, true]);
+        assert_eq!(hear(Duration::MAX), [false; 3]);
+        assert_eq!(hear(Duration::ZERO), [true; 3]);
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use axum_server::tls_rustls::RustlsConfig;
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::listener::Tls;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -17,9 +19,9 @@ const LOOK: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a file cannot be read, is not PEM, or key and certificate do not belong together.
-pub(crate) fn start(cert: PathBuf, key: PathBuf) -> Result<RustlsConfig> {
-    let config = RustlsConfig::from_config(read(&cert, &key)?);
-    let watched = config.clone();
+pub(crate) fn start(cert: PathBuf, key: PathBuf) -> Result<Tls> {
+    let config = Arc::new(ArcSwap::new(read(&cert, &key)?));
+    let watched = Arc::clone(&config);
     tokio::spawn(async move {
         let mut seen = changed(&cert, &key);
         loop {
@@ -30,7 +32,7 @@ pub(crate) fn start(cert: PathBuf, key: PathBuf) -> Result<RustlsConfig> {
             }
             match read(&cert, &key) {
                 Ok(config) => {
-                    watched.reload_from_config(config);
+                    watched.store(config);
                     tracing::info!("the TLS certificate was read again");
                     seen = now;
                 }
