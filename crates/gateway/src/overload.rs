@@ -10,7 +10,7 @@
 //! what everybody waits for is the database then, and a longer queue makes its commits larger.
 
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
@@ -49,6 +49,14 @@ const LATE: Duration = Duration::from_millis(200);
 const TURNS: u32 = 2;
 /// How long after one turn the next is asked for.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// How many exchanges each thread of the runtime may refuse in a second and listen to their clients again at once: a quarter of its
+/// time, and more on a slow core.
+const REFUSALS: u32 = 20_000;
+/// So much of these may be had at once, when none were needed before.
+const AT_ONCE: Duration = Duration::from_millis(10);
+/// Longest time that a client who was refused is not listened to: after so long it is asked to come again.
+const UNHEARD: Duration = Duration::from_secs(1);
 
 /// How late turns come, and how many may wait.
 #[derive(Debug)]
@@ -127,6 +135,36 @@ impl Overload {
             return true;
         }
         self.late.load(Ordering::Relaxed) >= TURNS
+    }
+}
+
+/// How much of the time goes by with refusing. Whoever comes again as soon as it was refused could take all of it otherwise, and the
+/// more of these there are, the less would be granted to anybody.
+#[derive(Debug)]
+pub struct Pace {
+    began: Instant,
+    /// What each refusal takes of the time.
+    each: Duration,
+    /// Up to when the time is taken, in nanoseconds since it began.
+    taken: AtomicU64,
+}
+
+impl Pace {
+    /// Of a runtime with so many threads.
+    pub fn new(threads: usize) -> Self {
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX).max(1);
+        Self { began: Instant::now(), each: Duration::from_secs(1) / REFUSALS / threads, taken: AtomicU64::new(0) }
+    }
+
+    /// One more is refused now: until when its client is not to be listened to. `None`: as soon as it says something.
+    pub fn refused(&self, now: Instant) -> Option<Instant> {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let since = nanos(now.saturating_duration_since(self.began));
+        let (earliest, latest) = (since.saturating_sub(nanos(AT_ONCE)), since.saturating_add(nanos(UNHEARD)));
+        let take = |taken: u64| taken.max(earliest).saturating_add(nanos(self.each)).min(latest);
+        let before = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| Some(take(taken)));
+        let ahead = take(before.unwrap_or_else(|taken| taken)).saturating_sub(since);
+        (ahead > 0).then(|| now + Duration::from_nanos(ahead))
     }
 }
 
@@ -320,6 +358,28 @@ mod tests {
         let overload = Overload::default();
         refusing(&overload, 100, false, LEAST);
         assert_eq!(overload.room(), WAITING);
+    }
+
+    #[test]
+    fn who_comes_again_at_once_is_not_listened_to_for_a_while() {
+        let pace = Pace::new(2);
+        let now = pace.began + Duration::from_secs(5);
+        let at_once = AT_ONCE.as_secs_f64() * f64::from(REFUSALS) * 2.0;
+        let refuse = |now: Instant, times: usize| (0..times).map(|_| pace.refused(now)).last().unwrap();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 400")]
+        let at_once = at_once as usize;
+        assert_eq!(refuse(now, at_once), None);
+        assert_eq!(refuse(now, 4), Some(now + Duration::from_micros(100)));
+        // So many are refused in the time of so many.
+        let later = now + Duration::from_micros(50);
+        assert_eq!(refuse(later, 2), Some(later + Duration::from_micros(100)));
+        // However many there are, and until there are none.
+        assert_eq!(refuse(later, 100_000), Some(later + UNHEARD));
+        let rested = later + UNHEARD;
+        assert_eq!(refuse(rested, 1), Some(rested + Duration::from_micros(25)));
+        let rested = rested + Duration::from_secs(5);
+        assert_eq!(refuse(rested, at_once), None);
+        assert!(refuse(rested, 1).is_some());
     }
 
     #[test]

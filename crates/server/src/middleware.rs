@@ -19,10 +19,11 @@ use hyper::body::Incoming;
 use metrics::{Counter, Histogram, SharedString};
 use opentelemetry_http::HeaderExtractor;
 use sallyport_domain::exchange::Protocol;
-use sallyport_gateway::overload::Refusals;
+use sallyport_gateway::overload::{Pace, Refusals};
 use sallyport_gateway::request_id::{self, CurrentRequest, REQUEST_ID};
 use sallyport_gateway::shedding::Asked;
 use sallyport_gateway::{Services, Unfinished, routes};
+use tokio::runtime::Handle;
 use tower::Service;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -46,7 +47,8 @@ pub(crate) fn wrap(routes: Router, services: Arc<Services>) -> Front {
 /// to their door.
 pub(crate) fn wrap_gateway(routes: Router, services: Arc<Services>) -> Front {
     let refusals = Refusals::new(secure);
-    let doors = Doors { services: Arc::clone(&services), refusals };
+    let pace = Pace::new(Handle::current().metrics().num_workers());
+    let doors = Doors { services: Arc::clone(&services), refusals, pace };
     Front { doors: Some(Arc::new(doors)), ..wrap(routes, services) }
 }
 
@@ -77,6 +79,7 @@ pub(crate) struct Front {
 pub(crate) struct Doors {
     services: Arc<Services>,
     refusals: Refusals,
+    pace: Pace,
 }
 
 impl Doors {
@@ -109,6 +112,10 @@ impl Refuse for Doors {
             let id = identify(&self.services, asked.id);
             self.refusals.write(asked, (&REQUEST_ID, &id))
         })
+    }
+
+    fn unheard(&self, now: tokio::time::Instant) -> Option<tokio::time::Instant> {
+        self.pace.refused(now)
     }
 }
 

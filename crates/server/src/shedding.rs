@@ -10,11 +10,12 @@ use std::mem::{MaybeUninit, take};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sallyport_gateway::shedding::{Asked, Conversation};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop::has_budget_remaining;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Longest request that is refused here, in bytes; an exchange is about a quarter of it. It lies on the stack, where others lay
 /// just before, and so in the processor's caches. The HTTP library takes as much at once.
@@ -27,6 +28,9 @@ pub(crate) trait Refuse: Send + Sync {
 
     /// Answers an exchange that is to be refused.
     fn refuse(&self, asked: &Asked<'_>) -> Option<Vec<u8>>;
+
+    /// Until when a client that is refused now is not listened to, while there may be something to refuse. `None`: it is.
+    fn unheard(&self, now: Instant) -> Option<Instant>;
 }
 
 /// A connection, and how far what is said on it has come.
@@ -38,6 +42,9 @@ struct Line<T> {
     /// What was heard in the HTTP library's place and is for it; so much of it was passed on.
     kept: Vec<u8>,
     passed: usize,
+    /// Until when it is not listened to; and who wakes the task then, if something is to be heard before.
+    unheard: Option<Instant>,
+    end: Option<Pin<Box<Sleep>>>,
     /// What kept from hearing or saying more.
     failed: Option<io::Error>,
     /// An answer, of which so much is said.
@@ -74,7 +81,18 @@ pub(crate) fn shed<T>(
         followed
     });
     let (kept, unsaid) = (heard, Vec::new());
-    let line = Line { stream, followed, waits: false, kept, passed: 0, failed: None, unsaid, said: 0 };
+    let line = Line {
+        stream,
+        followed,
+        waits: false,
+        kept,
+        passed: 0,
+        unheard: None,
+        end: None,
+        failed: None,
+        unsaid,
+        said: 0,
+    };
     let line = Arc::new(Mutex::new(line));
     (Shedding(Arc::clone(&line)), Shed(line))
 }
@@ -86,8 +104,8 @@ fn lock<T>(line: &Mutex<Line<T>>) -> MutexGuard<'_, Line<T>> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Shedding<T> {
     /// Refuses what there is to refuse, and polls what the HTTP library makes of the connection, unless that was all there was
-    /// to do. What woke the task is not kept from the library: it waits for nothing but to hear more, and for a clock that
-    /// has not run out while it heard something within the limit.
+    /// to do, or the client is not listened to. What woke the task is not kept from the library: it waits for nothing but to
+    /// hear more, and for a clock that has not run out while it heard something within the limit, or a second more.
     pub(crate) fn poll<F: Future>(&self, http: Pin<&mut F>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut line = lock(&self.0);
         let refusing = line.poll_refuse(context).unwrap_or_else(|error| {
@@ -105,6 +123,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
     fn poll_refuse(&mut self, context: &mut Context<'_>) -> io::Result<Poll<()>> {
         let mut refused = false;
         while self.is_ours() {
+            if self.poll_unheard(context).is_pending() {
+                return Ok(Poll::Pending);
+            }
             let mut room = [const { MaybeUninit::uninit() }; LONGEST];
             let mut buffer = ReadBuf::uninit(&mut room);
             let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, &mut buffer) else {
@@ -114,10 +135,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
             let came = buffer.filled();
             // At the end the HTTP library hears it as well.
             let Some(followed) = self.followed.as_mut().filter(|_| !came.is_empty()) else { break };
-            let Some(answer) = followed.hear(came) else {
+            let now = Instant::now();
+            let Some(answer) = followed.hear(came, now) else {
                 self.kept.extend_from_slice(came);
                 break;
             };
+            self.unheard = followed.refuse.unheard(now);
             (self.unsaid, refused) = (answer, true);
             // Where it cannot be said at once, it is said before the HTTP library hears or says anything.
             let Poll::Ready(said) = self.poll_say(context) else { break };
@@ -151,6 +174,16 @@ impl<T> Line<T> {
     fn is_ours(&self) -> bool {
         let nothing_left = self.waits && self.kept.is_empty() && self.unsaid.is_empty();
         nothing_left && self.followed.as_ref().is_some_and(Followed::may_refuse)
+    }
+
+    /// Waits until it is listened to again.
+    fn poll_unheard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(until) = self.unheard.filter(|until| *until > Instant::now()) {
+            let end = self.end.get_or_insert_with(|| Box::pin(sleep_until(until)));
+            ready!(end.as_mut().poll(context));
+        }
+        (self.unheard, self.end) = (None, None);
+        Poll::Ready(())
     }
 
     /// Passes on what was kept, where there is something.
@@ -214,8 +247,7 @@ impl Followed {
     }
 
     /// The answer, where this is refused; else it is for the HTTP library.
-    fn hear(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let now = Instant::now();
+    fn hear(&mut self, bytes: &[u8], now: Instant) -> Option<Vec<u8>> {
         let unheard = now - self.passed_on > self.limit;
         let answer = self.conversation.heard(bytes, |asked| if unheard { None } else { self.refuse.refuse(asked) });
         if answer.is_none() {
@@ -423,13 +455,15 @@ mod tests {
         /// Whether there may be something to refuse, in turn.
         may: u64,
         turn: AtomicU32,
+        /// For how long it does not listen after that.
+        unheard: Option<Duration>,
         /// Whether anything passed for a request that is none.
         smuggled: Arc<AtomicBool>,
     }
 
     impl Marked {
         fn new(bits: u64, may: u64) -> Self {
-            Self { bits, may, turn: AtomicU32::new(0), smuggled: Arc::default() }
+            Self { bits, may, turn: AtomicU32::new(0), unheard: None, smuggled: Arc::default() }
         }
     }
 
@@ -446,6 +480,10 @@ mod tests {
                 "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\nx-request-id: {id}\r\n\r\n{NO_TIME}"
             );
             (self.bits >> (id % 64) & 1 == 1).then(|| answer.into_bytes())
+        }
+
+        fn unheard(&self, now: Instant) -> Option<Instant> {
+            self.unheard.map(|time| now + time)
         }
     }
 
@@ -635,6 +673,46 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_again_at_once_waits() {
+        const UNHEARD: Duration = Duration::from_millis(700);
+        let (mut client, server) = duplex(65_536);
+        let marked = Marked { unheard: Some(UNHEARD), ..Marked::new(u64::MAX, u64::MAX) };
+        let serving = serve(server, Some(Arc::new(marked)));
+        ask(&mut client, &an_exchange(), "200").await;
+        ask(&mut client, &an_exchange(), "503").await;
+        let mut refused = Instant::now();
+        for pause in [0, 500] {
+            time::sleep(Duration::from_millis(pause)).await;
+            let asked = Instant::now();
+            ask(&mut client, &an_exchange(), "503").await;
+            // To the millisecond: so exact are tokio's clocks.
+            let waited = UNHEARD.saturating_sub(asked - refused);
+            assert_eq!(asked.elapsed().as_millis(), waited.as_millis(), "{pause}");
+            refused = Instant::now();
+        }
+        // By then the HTTP library has heard nothing for two seconds.
+        time::sleep(Duration::from_millis(800)).await;
+        ask(&mut client, &an_exchange(), "200").await;
+        is_cut_off(&mut client, serving).await;
+    }
+
+    /// Whoever has nothing more to say is no less cut off for it, nor is who goes away missed.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_not_listened_to_ends_like_any_other() {
+        for goes in [false, true] {
+            let (mut client, server) = duplex(65_536);
+            let marked = Marked { unheard: Some(Duration::from_millis(700)), ..Marked::new(u64::MAX, u64::MAX) };
+            let serving = serve(server, Some(Arc::new(marked)));
+            ask(&mut client, &an_exchange(), "200").await;
+            ask(&mut client, &an_exchange(), "503").await;
+            if goes {
+                client.shutdown().await.unwrap();
+            }
+            is_cut_off(&mut client, serving).await;
+        }
+    }
+
     /// TLS takes an answer before the network does. Whoever refuses then would say the rest of it as well, and the HTTP library
     /// would not learn of it, wait for nothing and never look at its clock.
     #[tokio::test(start_paused = true)]
@@ -665,7 +743,7 @@ mod tests {
             let (conversation, passed_on) = (Conversation::default(), Instant::now());
             let mut followed = Followed { refuse, limit, conversation, passed_on };
             let mut passed_on = |bytes: &[u8]| {
-                let is = followed.hear(bytes).is_none();
+                let is = followed.hear(bytes, Instant::now()).is_none();
                 followed.conversation = Conversation::default();
                 is
             };
