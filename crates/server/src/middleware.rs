@@ -2,7 +2,6 @@
 //! do than can be done, exchanges are refused before all of it, where they have cost next to nothing yet.
 
 use std::convert::Infallible;
-use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -134,7 +133,14 @@ impl Front {
             return Either::Right(Either::Right(self.routes.clone().call(request)));
         };
         if let Some(refusal) = doors.refuse(door, request.headers()) {
-            return Either::Left(ready(Ok(refusal)));
+            let unheard = doors.unheard(tokio::time::Instant::now());
+            return Either::Left(async move {
+                // On this connection others may be asking as well, so the answer waits in their place.
+                if let Some(until) = unheard {
+                    tokio::time::sleep_until(until).await;
+                }
+                Ok(refusal)
+            });
         }
         let (began, services, at_door) = (Instant::now(), Arc::clone(&doors.services), Arc::clone(&doors.services));
         let (id, path) = (identify_by(&services, request.headers()), routes::path(door));

@@ -325,6 +325,7 @@ mod tests {
     use hyper_util::service::TowerToHyperService;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter, DuplexStream, duplex};
+    use tokio::task::coop::poll_proceed;
     use tokio::task::{JoinHandle, yield_now};
     use tokio::time;
 
@@ -650,8 +651,11 @@ mod tests {
 
     /// Nothing more is said to this one, and it ends when the time for a head is over.
     async fn is_cut_off(client: &mut DuplexStream, serving: JoinHandle<()>) {
-        let soon = HEAD_TIMEOUT + Duration::from_secs(1);
-        assert_eq!(time::timeout(soon, client.read(&mut [0; 10])).await.expect("it goes on").unwrap(), 0);
+        ends(client, serving, HEAD_TIMEOUT + Duration::from_secs(1)).await;
+    }
+
+    async fn ends(client: &mut DuplexStream, serving: JoinHandle<()>, within: Duration) {
+        assert_eq!(time::timeout(within, client.read(&mut [0; 10])).await.expect("it goes on").unwrap(), 0);
         serving.await.unwrap();
     }
 
@@ -708,8 +712,64 @@ mod tests {
             ask(&mut client, &an_exchange(), "503").await;
             if goes {
                 client.shutdown().await.unwrap();
+                ends(&mut client, serving, Duration::from_millis(701)).await;
+            } else {
+                is_cut_off(&mut client, serving).await;
             }
-            is_cut_off(&mut client, serving).await;
+        }
+    }
+
+    /// A stream on which it takes all of the task's budget to hear nothing after an answer.
+    struct Tiring {
+        stream: DuplexStream,
+        answered: bool,
+    }
+
+    impl AsyncRead for Tiring {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            self.answered &= read.is_pending();
+            while self.answered
+                && let Poll::Ready(proceeding) = poll_proceed(context)
+            {
+                proceeding.made_progress();
+            }
+            read
+        }
+    }
+
+    impl AsyncWrite for Tiring {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.answered = true;
+            Pin::new(&mut self.stream).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(context)
+        }
+    }
+
+    /// It could not set its clock, and will be polled for that.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_refused_here_when_the_http_library_had_no_budget_left() {
+        for tiring in [false, true] {
+            let (mut client, server) = duplex(65_536);
+            let refuse: Option<Arc<dyn Refuse>> = Some(Arc::new(Marked::new(u64::MAX, u64::MAX)));
+            let serving = match tiring {
+                true => serve(Tiring { stream: server, answered: false }, refuse),
+                false => serve(server, refuse),
+            };
+            ask(&mut client, &an_exchange(), "200").await;
+            ask(&mut client, &an_exchange(), if tiring { "200" } else { "503" }).await;
+            serving.abort();
         }
     }
 
@@ -723,9 +783,13 @@ mod tests {
         let long = Question { method: "GET", path: "/long", headers: "", body: Sent::Nothing };
         client.write_all(long.parts(0).concat().as_bytes()).await.unwrap();
         settle(100).await;
+        // It takes a little, and is given a little more.
+        let (mut heard, mut piece) = (Vec::new(), [0; ROOM]);
+        client.read_exact(&mut piece[..5]).await.unwrap();
+        heard.extend_from_slice(&piece[..5]);
+        settle(100).await;
         // At once there is more to hear, and room for all that is to be said.
         client.write_all(&an_exchange()).await.unwrap();
-        let (mut heard, mut piece) = (Vec::new(), [0; ROOM]);
         client.read_exact(&mut piece).await.unwrap();
         heard.extend_from_slice(&piece);
         settle(100).await;
