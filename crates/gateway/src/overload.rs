@@ -50,11 +50,11 @@ const TURNS: u32 = 2;
 /// How long after one turn the next is asked for.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How many exchanges each thread of the runtime may refuse in a second and listen to their clients again at once: a quarter of its
-/// time, and more on a slow core.
-const REFUSALS: u32 = 20_000;
-/// So much of these may be had at once, when none were needed before.
-const AT_ONCE: Duration = Duration::from_millis(10);
+/// How many exchanges each thread of the runtime may refuse in a second and listen to their clients again at once: a third of its
+/// time, and more on a slow core. At twice what it can do, it needs fewer.
+const REFUSALS: u32 = 25_000;
+/// So much of these may be had at once, when fewer were needed before.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// Longest time that a client who was refused is not listened to: after so long it is asked to come again.
 const UNHEARD: Duration = Duration::from_secs(1);
 
@@ -366,17 +366,17 @@ mod tests {
         let now = pace.began + Duration::from_secs(5);
         let at_once = AT_ONCE.as_secs_f64() * f64::from(REFUSALS) * 2.0;
         let refuse = |now: Instant, times: usize| (0..times).map(|_| pace.refused(now)).last().unwrap();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 400")]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is 5,000")]
         let at_once = at_once as usize;
         assert_eq!(refuse(now, at_once), None);
-        assert_eq!(refuse(now, 4), Some(now + Duration::from_micros(100)));
+        assert_eq!(refuse(now, 4), Some(now + 4 * pace.each));
         // So many are refused in the time of so many.
-        let later = now + Duration::from_micros(50);
-        assert_eq!(refuse(later, 2), Some(later + Duration::from_micros(100)));
+        let later = now + 2 * pace.each;
+        assert_eq!(refuse(later, 2), Some(later + 4 * pace.each));
         // However many there are, and until there are none.
         assert_eq!(refuse(later, 100_000), Some(later + UNHEARD));
         let rested = later + UNHEARD;
-        assert_eq!(refuse(rested, 1), Some(rested + Duration::from_micros(25)));
+        assert_eq!(refuse(rested, 1), Some(rested + pace.each));
         let rested = rested + Duration::from_secs(5);
         assert_eq!(refuse(rested, at_once), None);
         assert!(refuse(rested, 1).is_some());
