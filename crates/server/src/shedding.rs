@@ -3,7 +3,7 @@
 //!
 //! Two hold a connection: the HTTP library, which hears and says what it always does, and who refuses, who is polled before it.
 //! While there is too much to do and all that was asked is answered, that one listens in its place, and what it does not refuse is
-//! kept for the library.
+//! kept for the library. Whoever was refused and comes again at once may not be listened to at all for a while.
 
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, take};
@@ -119,7 +119,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Shedding<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Line<T> {
-    /// Pending where something was refused, and that was all.
+    /// Pending where something was refused and that was all, or the client is not listened to.
     fn poll_refuse(&mut self, context: &mut Context<'_>) -> io::Result<Poll<()>> {
         let mut refused = false;
         while self.is_ours() {
