@@ -40,6 +40,7 @@ use crate::{keys, listener, master_key, middleware, monitoring, retention, telem
 
 /// Exchanges waiting for their record at most; more are answered 503.
 const RECORDS_WAITING: usize = 8_192;
+
 /// A server that answers.
 pub(crate) struct Running {
     /// Where it listens.
