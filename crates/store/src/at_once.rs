@@ -8,15 +8,19 @@
 //! SQLite's thread is woken, or that a message comes and goes to PostgreSQL.
 //!
 //! These statements go to `sqlx` itself: sea-orm has it make a copy of every text and value, which are many here.
+//!
+//! The [`Connection`] of a statement may be kept for the next one: a pool asks each that it gets back whether it still answers,
+//! and so the database once more for each commit.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
 use sea_orm::sqlx::error::BoxDynError;
+use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::postgres::{PgArguments, PgBindIterExt as _};
 use sea_orm::sqlx::query::Query;
 use sea_orm::sqlx::sqlite::SqliteArguments;
-use sea_orm::sqlx::{self, Arguments as _, PgPool, Row as _, Sqlite, SqlitePool, query_with};
+use sea_orm::sqlx::{self, Arguments as _, PgConnection, Postgres, Row as _, Sqlite, SqlitePool, query_with};
 use sea_orm::{DbBackend, EntityName, Iden, Iterable};
 use uuid::Uuid;
 
@@ -38,8 +42,19 @@ const BYTES: usize = 32;
 /// What a lane has to be, for a statement to do anything: its number, revision and settled time.
 type Expected = [i64; 3];
 
+/// A connection that writes, with nothing under way.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// What was recorded, and over which connection, if it may be kept.
+pub(crate) type Done = (Vec<Recorded>, Option<Connection>);
+
 /// Puts all of these on record, of which there is at least one; on PostgreSQL it also uses up their tokens, and notes when their
-/// trusts were last used. All or nothing, but for those whose tokens were used up before.
+/// trusts were last used. All or nothing, but for those whose tokens were used up before. It goes over the connection that was
+/// kept, if one was; that one is given back to its pool unless it is in the answer.
 ///
 /// There is no answer, and nothing is written, when the lane is not as it was held or somebody holds it, when nothing is left to
 /// record, or when there are tokens and this is SQLite. The lane is held meanwhile, as by
@@ -52,16 +67,37 @@ type Expected = [i64; 3];
 /// transient: then they may be.
 pub(crate) async fn record(
     store: &Store,
+    kept: Option<Connection>,
     lane: i64,
     held: Held,
     records: &[&Entry],
-) -> Result<Option<Vec<Recorded>>, StoreError> {
+) -> Result<Option<Done>, StoreError> {
     let (db, expected) = (store.write(), [lane, held.revision, held.settled().micros()]);
     if db.get_database_backend() != DbBackend::Sqlite {
-        return in_postgres(db.get_postgres_connection_pool(), expected, held, records).await;
+        let mut connection = match kept {
+            Some(Connection::Postgres(kept)) => kept,
+            _ => db.get_postgres_connection_pool().acquire().await.map_err(failed)?,
+        };
+        let done = in_postgres(&mut connection, expected, held, records).await?;
+        return Ok(done.map(|outcomes| (outcomes, Some(Connection::Postgres(connection)))));
     }
-    let done = !use_up_tokens(records) && in_sqlite(db.get_sqlite_connection_pool(), expected, held, records).await?;
-    Ok(done.then(|| vec![Recorded::Durable; records.len()]))
+    if use_up_tokens(records) {
+        return Ok(None);
+    }
+    let pool = db.get_sqlite_connection_pool();
+    let (done, connection) = if records.len() > ROWS {
+        // Its transaction takes one from the pool, which has no other.
+        drop(kept);
+        (by_parts_in_sqlite(pool, expected, held, records).await?, None)
+    } else {
+        let mut connection = match kept {
+            Some(Connection::Sqlite(kept)) => kept,
+            _ => pool.acquire().await.map_err(failed)?,
+        };
+        let done = sqlite(expected, held, records)?.execute(&mut *connection).await.map_err(failed)?;
+        (done.rows_affected() > 0, Some(Connection::Sqlite(connection)))
+    };
+    Ok(done.then(|| (vec![Recorded::Durable; records.len()], connection)))
 }
 
 /// Whether there are tokens that these use up.
@@ -69,11 +105,12 @@ fn use_up_tokens(records: &[&Entry]) -> bool {
     records.iter().any(|entry| entry.replay().is_some())
 }
 
-async fn in_sqlite(pool: &SqlitePool, expected: Expected, held: Held, records: &[&Entry]) -> Result<bool, StoreError> {
-    if records.len() <= ROWS {
-        let done = sqlite(expected, held, records)?.execute(pool).await.map_err(failed)?;
-        return Ok(done.rows_affected() > 0);
-    }
+async fn by_parts_in_sqlite(
+    pool: &SqlitePool,
+    expected: Expected,
+    held: Held,
+    records: &[&Entry],
+) -> Result<bool, StoreError> {
     let pool = pool.clone();
     let mut transaction = apart(async move { pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed) }).await?;
     for part in records.chunks(ROWS) {
@@ -88,14 +125,14 @@ async fn in_sqlite(pool: &SqlitePool, expected: Expected, held: Held, records: &
 }
 
 async fn in_postgres(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     expected: Expected,
     held: Held,
     records: &[&Entry],
 ) -> Result<Option<Vec<Recorded>>, StoreError> {
     if !use_up_tokens(records) {
         let arguments = postgres(expected, held, records)?;
-        let done = query_with(POSTGRES.as_str(), arguments).execute(pool).await.map_err(failed)?;
+        let done = query_with(POSTGRES.as_str(), arguments).execute(connection).await.map_err(failed)?;
         return Ok((done.rows_affected() > 0).then(|| vec![Recorded::Durable; records.len()]));
     }
     // The statement does not look for the same token twice among those that it is given.
@@ -107,7 +144,7 @@ async fn in_postgres(
     arguments.add(keys().map(|key| key.map(|key| key.provider.0)).bind_iter()).map_err(encoding)?;
     arguments.add(keys().map(|key| key.map(|key| &key.fingerprint[..])).bind_iter()).map_err(encoding)?;
     arguments.add(keys().map(|key| key.map(|key| key.until.micros())).bind_iter()).map_err(encoding)?;
-    let kept = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(pool).await.map_err(failed)?;
+    let kept = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(connection).await.map_err(failed)?;
     let kept: Result<HashSet<Uuid>, _> = kept.iter().map(|row| row.try_get(0)).collect();
     // They are written, whatever could not be read: nobody is to try them again.
     let kept = kept.map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -263,6 +300,16 @@ mod tests {
     use crate::listing::testing::scratch;
     use crate::store::{StoreOptions, hold_revision};
 
+    /// Over a connection of its own.
+    async fn record(
+        store: &Store,
+        lane: i64,
+        held: Held,
+        records: &[&Entry],
+    ) -> Result<Option<Vec<Recorded>>, StoreError> {
+        Ok(super::record(store, None, lane, held, records).await?.map(|(outcomes, _)| outcomes))
+    }
+
     fn a_refusal() -> Entry {
         Entry::new(Box::new(ExchangeRecord {
             id: ExchangeId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)),
@@ -357,6 +404,56 @@ mod tests {
         assert_eq!(count().await, 3);
         assert_eq!(record(&store, 2, held, &all).await, durable(many.len()));
         assert_eq!(count().await, 3 + many.len() as u64);
+    }
+
+    /// Whether the one connection that writes is in its pool, or comes back to it.
+    async fn is_given_back(store: &Store) -> bool {
+        for _ in 0..10_000 {
+            let there = match store.writer().get_database_backend() {
+                DbBackend::Sqlite => store.writer().get_sqlite_connection_pool().num_idle(),
+                _ => store.writer().get_postgres_connection_pool().num_idle(),
+            };
+            if there == 1 {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+        false
+    }
+
+    /// It is the only one: the transaction that decides then waits for it, and so does everybody else.
+    async fn a_connection_is_kept_only_for_more_of_the_same(store: Store) {
+        let held = lane_of(&store).await;
+        assert!(is_given_back(&store).await);
+        let over = async |kept, lane, records: &[&Entry]| super::record(&store, kept, lane, held, records).await;
+        let kept = async |before| {
+            let (outcomes, kept) = over(before, 2, &[&a_refusal()]).await.unwrap().unwrap();
+            assert_eq!(outcomes, [Recorded::Durable]);
+            assert!(kept.is_some());
+            kept
+        };
+        let first = kept(None).await;
+        assert!(!is_given_back(&store).await);
+        // There is no other that this could go over.
+        let second = kept(first).await;
+        assert!(over(second, 10_000, &[&a_refusal()]).await.unwrap().is_none());
+        assert!(is_given_back(&store).await);
+        let twice = a_refusal();
+        assert!(over(kept(None).await, 2, &[&twice, &twice]).await.is_err());
+        assert!(is_given_back(&store).await);
+        let many: Vec<_> = (0..=ROWS).map(|_| a_refusal()).collect();
+        let many: Vec<_> = many.iter().collect();
+        let (outcomes, after_many) = over(kept(None).await, 2, &many).await.unwrap().unwrap();
+        assert_eq!(outcomes.len(), many.len());
+        // SQLite takes several statements for these.
+        assert_eq!(after_many.is_none(), store.usages().is_some());
+        drop(after_many);
+        assert!(is_given_back(&store).await);
+        // A token that was used up, and on SQLite any.
+        let a_use = a_use(a_key(ProviderId(uuid_v7(Timestamp::from_micros(7), &SystemEntropy)), 1));
+        drop(over(None, 2, &[&a_use]).await.unwrap());
+        assert!(over(kept(None).await, 2, &[&a_use]).await.unwrap().is_none());
+        assert!(is_given_back(&store).await);
     }
 
     /// Whoever brings a token that was used up has no record, in whichever batch it was, and its trust was not used then.
@@ -515,6 +612,17 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_recorded_unless_the_lane_is_as_it_was_in_postgres() {
         nothing_is_recorded_unless_the_lane_is_as_it_was(postgres().await).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_only_for_more_of_the_same_in_sqlite() {
+        let (store, _folder) = scratch().await;
+        a_connection_is_kept_only_for_more_of_the_same(store).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_only_for_more_of_the_same_in_postgres() {
+        a_connection_is_kept_only_for_more_of_the_same(postgres().await).await;
     }
 
     #[tokio::test]

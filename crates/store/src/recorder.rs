@@ -1,6 +1,7 @@
 //! The one place that records an exchange. Whenever the recorder is idle it lets run what is ready to run, takes all that is
 //! queued then and commits it at once, so that a lone exchange waits for one commit and a thousand share it. When several came
-//! together, the next commit begins half a millisecond after this one at the earliest, as exactly as timers are.
+//! together, the next commit begins half a millisecond after this one at the earliest, as exactly as timers are. As long as there is
+//! always more to record it keeps its connection, but for giving others a turn.
 //!
 //! In the same transaction, and before anything else, it takes hold of the configuration's revision: see
 //! [`hold_revision`](crate::store::hold_revision). Where the statements that record can say that too, as they nearly always can,
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 use uuid::Uuid;
 
-use crate::at_once;
+use crate::at_once::{self, Connection};
 use crate::bulk::BulkInsert;
 use crate::change::Changed;
 use crate::entity::exchange::{self, Entry};
@@ -48,6 +49,9 @@ const ROUNDS: usize = 8;
 const GATHERING: Duration = Duration::from_millis(5);
 /// The same on PostgreSQL, which works meanwhile.
 const GATHERING_FOR_POSTGRES: Duration = Duration::from_millis(1);
+/// For how long it may keep its connection from one commit to the next, before whoever waits for one has a turn: on SQLite there is
+/// but one that writes.
+const KEEPING: Duration = Duration::from_millis(10);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
@@ -168,6 +172,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
     let mut known = None;
     let mut batch = Vec::with_capacity(BATCH);
     let (mut began, mut crowded) = (Instant::now(), false);
+    let (mut kept, mut kept_since) = (None, began);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -180,6 +185,7 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
             _ = looks.tick() => {
                 if !store.takes_writes() {
                     // Who waits for readiness sends nothing: without this, nobody would ever find out that there is room again.
+                    kept = None;
                     let _ = timeout(COMMIT, store.try_write()).await;
                 }
                 continue;
@@ -207,9 +213,15 @@ async fn run(store: Store, configuration: Arc<Configuration>, mut jobs: mpsc::Re
             }
         }
         (began, crowded) = (Instant::now(), batch.len() > 1);
+        if kept.is_none() {
+            kept_since = began;
+        }
         metrics::gauge!("sallyport_record_queue_depth").set(count(jobs.len()));
         metrics::histogram!("sallyport_record_batch_size").record(count(batch.len()));
-        settle(&store, &configuration, lane, &mut known, std::mem::take(&mut batch)).await;
+        settle(&store, &configuration, lane, &mut known, &mut kept, std::mem::take(&mut batch)).await;
+        if jobs.is_empty() || kept_since.elapsed() > KEEPING {
+            kept = None;
+        }
     }
 }
 
@@ -220,11 +232,19 @@ const fn count(n: usize) -> f64 {
 
 /// Commits the jobs and answers them all. When the database refuses the batch for what is in it, the halves are tried by
 /// themselves, so that one record cannot take its neighbours with it.
-async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: &mut Option<Held>, jobs: Vec<Job>) {
+async fn settle(
+    store: &Store,
+    configuration: &Configuration,
+    lane: i64,
+    known: &mut Option<Held>,
+    kept: &mut Option<Connection>,
+    jobs: Vec<Job>,
+) {
     let mut batches = vec![jobs];
     while let Some(mut jobs) = batches.pop() {
         let last = *known;
-        let work = retry(|| commit(store, configuration, lane, last, &jobs));
+        let mut connection = kept.take();
+        let work = retry(|| commit(store, configuration, lane, last, connection.take(), &jobs));
         let outcome = match timeout(COMMIT, timed("record", work)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::timed_out("recording exchanges")),
@@ -233,8 +253,9 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: 
             store.failed_to_write(error);
         }
         match outcome {
-            Ok((outcomes, held)) => {
+            Ok((outcomes, held, connection)) => {
                 *known = Some(held);
+                *kept = connection;
                 let mut durable = Vec::with_capacity(jobs.len());
                 for (Job { entry, reply, .. }, outcome) in jobs.into_iter().zip(outcomes) {
                     // Whoever went away meanwhile has no use for the answer.
@@ -265,34 +286,67 @@ async fn settle(store: &Store, configuration: &Configuration, lane: i64, known: 
     }
 }
 
-/// One transaction: what became of each job, in order, and what was held. `last` is what was held the last time.
+/// What became of each job, in order; what was held; and the connection, if it may be kept.
+type Committed = (Vec<Recorded>, Held, Option<Connection>);
+
+/// One transaction. `last` is what was held the last time, and `kept` the connection that was kept.
 async fn commit(
     store: &Store,
     configuration: &Configuration,
     lane: i64,
     last: Option<Held>,
+    kept: Option<Connection>,
     jobs: &[Job],
-) -> Result<(Vec<Recorded>, Held), StoreError> {
-    if let Some(held) = last
-        && jobs.iter().all(|job| !job.record().granted || job.revision == held.revision)
-    {
-        let entries: Vec<&Entry> = jobs.iter().map(|job| &job.entry).collect();
-        let began = Instant::now();
-        match at_once::record(store, lane, held, &entries).await {
-            Ok(Some(outcomes)) => {
-                configuration.confirm(held.revision, began);
-                store.wrote();
-                if let Some(usages) = store.usages() {
-                    usages.gather(uses(&kept(entries, &outcomes), held));
-                }
-                return Ok((outcomes, held));
+) -> Result<Committed, StoreError> {
+    if let Some(committed) = commit_at_once(store, configuration, lane, last, kept, jobs).await? {
+        return Ok(committed);
+    }
+    // What was kept has been given back: there may be no other for this.
+    let (outcomes, held) = commit_step_by_step(store, configuration, lane, jobs).await?;
+    Ok((outcomes, held, None))
+}
+
+/// Without an answer nothing was written.
+async fn commit_at_once(
+    store: &Store,
+    configuration: &Configuration,
+    lane: i64,
+    last: Option<Held>,
+    kept: Option<Connection>,
+    jobs: &[Job],
+) -> Result<Option<Committed>, StoreError> {
+    let Some(held) = last else { return Ok(None) };
+    if jobs.iter().any(|job| job.record().granted && job.revision != held.revision) {
+        return Ok(None);
+    }
+    let entries: Vec<&Entry> = jobs.iter().map(|job| &job.entry).collect();
+    let began = Instant::now();
+    match at_once::record(store, kept, lane, held, &entries).await {
+        Ok(Some((outcomes, connection))) => {
+            configuration.confirm(held.revision, began);
+            store.wrote();
+            if let Some(usages) = store.usages() {
+                usages.gather(uses(&durable(entries, &outcomes), held));
             }
-            Ok(None) => {}
-            Err(error) if error.is_transient() => return Err(error),
-            // Nothing was written. Why it cannot be is said below; or only such a statement is too much for the database.
-            Err(error) => tracing::debug!(%error, "exchanges could not be recorded at once"),
+            Ok(Some((outcomes, held, connection)))
+        }
+        Ok(None) => Ok(None),
+        Err(error) if error.is_transient() => Err(error),
+        // Nothing was written. Why it cannot be is said by whoever tries next; or only such a statement is too much for the database.
+        Err(error) => {
+            tracing::debug!(%error, "exchanges could not be recorded at once");
+            Ok(None)
         }
     }
+}
+
+/// What became of each job, in order, and what was held.
+async fn commit_step_by_step(
+    store: &Store,
+    configuration: &Configuration,
+    lane: i64,
+    jobs: &[Job],
+) -> Result<(Vec<Recorded>, Held), StoreError> {
     let transaction = store.begin_write().await?;
     let began = Instant::now();
     let held = hold_revision(&transaction, lane).await?;
@@ -330,7 +384,7 @@ async fn commit(
         }
     }
 
-    let rows = kept(jobs.iter().map(|job| &job.entry), &outcomes);
+    let rows = durable(jobs.iter().map(|job| &job.entry), &outcomes);
     if rows.is_empty() {
         transaction.rollback().await?;
         return Ok((outcomes, held));
@@ -351,7 +405,7 @@ async fn commit(
 }
 
 /// Those that are to be on record, by these outcomes.
-fn kept<'r>(entries: impl IntoIterator<Item = &'r Entry>, outcomes: &[Recorded]) -> Vec<&'r Entry> {
+fn durable<'r>(entries: impl IntoIterator<Item = &'r Entry>, outcomes: &[Recorded]) -> Vec<&'r Entry> {
     let all = entries.into_iter().zip(outcomes);
     all.filter(|(_, outcome)| **outcome == Recorded::Durable).map(|(entry, _)| entry).collect()
 }

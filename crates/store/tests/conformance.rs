@@ -1300,6 +1300,28 @@ async fn continuous_group_commits_do_not_starve_a_mutation() {
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
+/// A recorder with more to do than one commit takes keeps its connection, and here there is no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_connection_of_a_busy_recorder_gets_it() {
+    let db = Db::postgres().await;
+    let configuration = db.configuration().await;
+    let recorder = Arc::new(Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default()));
+    let busy: Vec<_> = (0..1_200)
+        .map(|_| {
+            let recorder = Arc::clone(&recorder);
+            tokio::spawn(async move { while recorder.record(a_refusal(Scope::Platform, None), 0).await.is_ok() {} })
+        })
+        .collect();
+    while recorder.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        write(&configuration, vec![Write::PutServiceAccount(an_account(Scope::Platform))]).await;
+    }
+    assert!(busy.iter().all(|task| !task.is_finished()));
+    recorder.shutdown().await;
+}
+
 async fn a_refusal_is_kept_whatever_the_revision(db: Db) {
     let configuration = db.configuration().await;
     let recorder = Recorder::start(db.store.clone(), Arc::clone(&configuration), RecorderOptions::default());
