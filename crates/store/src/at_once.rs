@@ -144,15 +144,15 @@ async fn in_postgres(
     arguments.add(keys().map(|key| key.map(|key| key.provider.0)).bind_iter()).map_err(encoding)?;
     arguments.add(keys().map(|key| key.map(|key| &key.fingerprint[..])).bind_iter()).map_err(encoding)?;
     arguments.add(keys().map(|key| key.map(|key| key.until.micros())).bind_iter()).map_err(encoding)?;
-    let kept = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(connection).await.map_err(failed)?;
-    let kept: Result<HashSet<Uuid>, _> = kept.iter().map(|row| row.try_get(0)).collect();
+    let written = query_with(POSTGRES_ONCE.as_str(), arguments).fetch_all(connection).await.map_err(failed)?;
+    let written: Result<HashSet<Uuid>, _> = written.iter().map(|row| row.try_get(0)).collect();
     // They are written, whatever could not be read: nobody is to try them again.
-    let kept = kept.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    let outcome = |entry: &&Entry| match kept.contains(&entry.record().id.0) {
+    let written = written.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let outcome = |entry: &&Entry| match written.contains(&entry.record().id.0) {
         true => Recorded::Durable,
         false => Recorded::Replayed,
     };
-    Ok((!kept.is_empty()).then(|| records.iter().map(outcome).collect()))
+    Ok((!written.is_empty()).then(|| records.iter().map(outcome).collect()))
 }
 
 fn failed(error: sqlx::Error) -> StoreError {
@@ -298,6 +298,7 @@ mod tests {
     use super::*;
     use crate::listing::ExchangeFilter;
     use crate::listing::testing::scratch;
+    use crate::recorder::COMMIT;
     use crate::store::{StoreOptions, hold_revision};
 
     /// Over a connection of its own.
@@ -406,19 +407,23 @@ mod tests {
         assert_eq!(count().await, 3 + many.len() as u64);
     }
 
-    /// Whether the one connection that writes is in its pool, or comes back to it.
-    async fn is_given_back(store: &Store) -> bool {
-        for _ in 0..10_000 {
-            let there = match store.writer().get_database_backend() {
-                DbBackend::Sqlite => store.writer().get_sqlite_connection_pool().num_idle(),
-                _ => store.writer().get_postgres_connection_pool().num_idle(),
-            };
-            if there == 1 {
-                return true;
-            }
-            tokio::task::yield_now().await;
+    /// Whether somebody else may have the one connection that writes, at once.
+    fn is_free(store: &Store) -> bool {
+        match store.writer().get_database_backend() {
+            DbBackend::Sqlite => store.writer().get_sqlite_connection_pool().try_acquire().is_some(),
+            _ => store.writer().get_postgres_connection_pool().try_acquire().is_some(),
         }
-        false
+    }
+
+    /// It is: to be given back takes a while.
+    async fn is_given_back(store: &Store) -> bool {
+        tokio::time::timeout(COMMIT, async {
+            while !is_free(store) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .is_ok()
     }
 
     /// It is the only one: the transaction that decides then waits for it, and so does everybody else.
@@ -433,7 +438,7 @@ mod tests {
             kept
         };
         let first = kept(None).await;
-        assert!(!is_given_back(&store).await);
+        assert!(!is_free(&store));
         // There is no other that this could go over.
         let second = kept(first).await;
         assert!(over(second, 10_000, &[&a_refusal()]).await.unwrap().is_none());

@@ -49,9 +49,9 @@ const ROUNDS: usize = 8;
 const GATHERING: Duration = Duration::from_millis(5);
 /// The same on PostgreSQL, which works meanwhile.
 const GATHERING_FOR_POSTGRES: Duration = Duration::from_millis(1);
-/// For how long it may keep its connection from one commit to the next, before whoever waits for one has a turn: on SQLite there is
-/// but one that writes.
-const KEEPING: Duration = Duration::from_millis(10);
+/// After how long it keeps its connection no more from one commit to the next, but gives whoever waits for one a turn: on SQLite
+/// there is but one that writes.
+const KEEPING: Duration = Duration::from_millis(3);
 /// Up to how many changes of configuration are looked through for what a grant rests on.
 const CHANGES: u64 = 500;
 /// How long a commit may take before its waiters are told that the database is not available. It may still happen after that:
