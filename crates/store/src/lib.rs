@@ -5,7 +5,7 @@
 //! following the database), [`recorder`] (exchange records, many in one commit; `at_once`: by one statement), [`usage`] (when
 //! trusts were last used), [`listing`] (pages of everything, scope first), [`events`] (the record as collectors read it), [`retention`]
 //! (what is forgotten), [`keys`] (sealed signing keys and facts about the installation), [`migrate`] (the schema, and whether
-//! this program can work with it), [`backup`] (copies of the embedded database).
+//! this program can work with it), [`backup`] (copies of the embedded database), `wal` (its log).
 //!
 //! Nothing here decides who may do what. There is one way to each row, in SQL that both databases understand; what only one of
 //! them does, `at_once`, [`retention`] and the settings of connections say themselves.
@@ -28,6 +28,7 @@ pub mod recorder;
 pub mod retention;
 pub mod store;
 pub mod usage;
+mod wal;
 
 pub use change::Write;
 pub use error::{Constraint, MutateError, StoreError};

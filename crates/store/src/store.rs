@@ -12,9 +12,9 @@ use sallyport_domain::event::Event;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, Connection as _};
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
-    DbErr, EntityTrait, IntoActiveModel, IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    AccessMode, ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    IntoActiveModel, IsolationLevel, QuerySelect, RuntimeErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,6 +25,7 @@ use crate::entity::{configuration_revision, revoked_credential};
 use crate::error::StoreError;
 use crate::recorder::COMMIT;
 use crate::usage::Usages;
+use crate::wal::{self, Log};
 
 /// How long to wait for a PostgreSQL connection: a dead database is answered for at once, not after a queue of waits.
 const ACQUIRE_POSTGRES: Duration = Duration::from_secs(1);
@@ -46,11 +47,6 @@ const IDLE_POSTGRES: &str = "15s";
 /// How long one that writes may: a process that stands still in the middle of it holds up mutations for no longer, and they
 /// hold up the exchanges of the other replicas. As long as a group commit may take.
 const IDLE_WRITING: &str = "5s";
-/// How often SQLite's log is copied into its main file, when there is something new in it. So much at a time that whoever is
-/// being recorded meanwhile hardly notices.
-const COPYING: Duration = Duration::from_millis(50);
-/// The one in how many of these that leaves nothing uncopied, so that the log can begin anew: the writer has to wait for it.
-const WHOLE: u32 = 20;
 /// How often a transaction that lost against another is tried.
 const TRIES: u32 = 8;
 
@@ -96,8 +92,8 @@ struct Pools {
     events: OnceLock<mpsc::Sender<Event>>,
     /// Whether the last write that was tried met [`StoreError::Unwritable`].
     unwritable: AtomicBool,
-    /// Whether something was written that is not known to be in SQLite's main file.
-    in_log: AtomicBool,
+    /// SQLite's log.
+    log: Option<Arc<Log>>,
     /// When trusts were last used, as far as it is not written: on SQLite.
     usages: Option<Arc<Usages>>,
 }
@@ -117,7 +113,7 @@ impl Store {
                 feed: open_sqlite(&options.url, 1, true).await?,
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
-                in_log: AtomicBool::new(false),
+                log: Some(Arc::default()),
                 usages: Some(Arc::default()),
             }
         } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
@@ -129,15 +125,15 @@ impl Store {
                 feed: open_postgres(&url, FEED_CONNECTIONS, IDLE_POSTGRES).await?,
                 events: OnceLock::new(),
                 unwritable: AtomicBool::new(false),
-                in_log: AtomicBool::new(false),
+                log: None,
                 usages: None,
             }
         } else {
             return Err(StoreError::Settings("the database URL must start with sqlite: or postgres:".into()));
         };
         let store = Self(Arc::new(pools));
-        if store.writer().get_database_backend() == DbBackend::Sqlite {
-            tokio::spawn(keep_copying(store.downgrade()));
+        if let Some(log) = &store.0.log {
+            tokio::spawn(wal::keep_copying(Arc::clone(log), store.downgrade()));
         }
         Ok(store)
     }
@@ -226,7 +222,9 @@ impl Store {
 
     /// The connections of who writes. Transactions over them begin [`apart`].
     pub(crate) fn write(&self) -> &DatabaseConnection {
-        self.0.in_log.store(true, Ordering::Relaxed);
+        if let Some(log) = &self.0.log {
+            log.write();
+        }
         self.writer()
     }
 
@@ -379,24 +377,6 @@ fn quiet(url: &str, connections: u32, acquire: Duration) -> ConnectOptions {
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
     options
-}
-
-/// Copies what is in SQLite's log into its main file, beside the writer; and time and again also what came meanwhile, between two
-/// commits, so that the log can begin anew. Left to itself, the writer would do it all in the middle of a commit.
-async fn keep_copying(store: WeakStore) {
-    for round in (0..WHOLE).cycle() {
-        sleep(COPYING).await;
-        let Some(store) = store.upgrade() else { return };
-        if !store.0.in_log.swap(false, Ordering::Relaxed) {
-            continue;
-        }
-        let both = [store.reader(), store.writer()];
-        for connection in if round == 0 { &both[..] } else { &both[..1] } {
-            if let Err(error) = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await {
-                tracing::debug!(%error, "SQLite's log was not copied; its writer will do it");
-            }
-        }
-    }
 }
 
 async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<DatabaseConnection, StoreError> {
