@@ -26,6 +26,7 @@ const WHOLE: Duration = Duration::from_secs(1);
 /// What is written since the log was last copied.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
+    /// How many began. One that is under way while the log is copied may stay in it until there is another: it is as durable there.
     writes: AtomicU32,
     many: Notify,
 }
@@ -122,6 +123,8 @@ mod tests {
         // Nothing else copies it while the store is open.
         let copied = async {
             while !is_there() {
+                // A copying between what was said of the first write and its end did not find it.
+                let _ = store.write();
                 tokio::task::yield_now().await;
             }
         };
