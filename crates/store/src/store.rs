@@ -410,7 +410,9 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
         // rolls back by itself, and sqlx believes the transaction still open. The next one would be a savepoint in it, and the
         // one after that would be "committed" without a byte on disk.
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
-    Ok(Database::connect(options).await?)
+    // Of several processes that start together on a new file, one gives it its log, and the others do not wait for that: SQLite
+    // tells them at once that it is locked, for each of them might hold what that one needs.
+    retry(async || Ok(Database::connect(options.clone()).await?)).await
 }
 
 async fn open_postgres(url: &str, connections: u32, idle: &'static str) -> Result<DatabaseConnection, StoreError> {
@@ -465,6 +467,23 @@ mod tests {
     async fn setting(connection: &DatabaseConnection, name: &str) -> String {
         let statement = Statement::from_string(DbBackend::Postgres, format!("SHOW {name}"));
         connection.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn whoever_opens_a_new_file_together_with_others_opens_it() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("store.db").display());
+            let opening: Vec<_> = (0..8)
+                .map(|_| {
+                    let options = StoreOptions { url: url.clone(), max_connections: 4 };
+                    tokio::spawn(async move { Store::connect(&options).await })
+                })
+                .collect();
+            for store in opening {
+                store.await.unwrap().unwrap();
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
