@@ -46,7 +46,7 @@ impl Store {
         use exchange::{Column, Entity};
         retry(|| async {
             let old = Entity::delete_many().filter(Column::Id.in_subquery(old_exchanges(before, ended, limit)));
-            Ok(old.exec(self.writer()).await?.rows_affected)
+            Ok(old.exec(self.write()).await?.rows_affected)
         })
         .await
     }
@@ -59,7 +59,7 @@ impl Store {
         use audit_entry::{Column, Entity};
         retry(|| async {
             let old = Entity::delete_many().filter(Column::Id.in_subquery(old_changes(before, limit)));
-            Ok(old.exec(self.writer()).await?.rows_affected)
+            Ok(old.exec(self.write()).await?.rows_affected)
         })
         .await
     }
@@ -75,18 +75,18 @@ impl Store {
             let key = [replay_use::Column::ProviderId, replay_use::Column::Fingerprint];
             let uses = replay_use::Entity::delete_many()
                 .filter(Expr::tuple(key.map(Expr::col)).in_subquery(ended_uses(ended, limit)))
-                .exec(self.writer())
+                .exec(self.write())
                 .await?;
             let revocations = revoked_credential::Entity::delete_many()
                 .filter(revoked_credential::Column::Id.in_subquery(ended_revocations(ended, limit)))
-                .exec(self.writer())
+                .exec(self.write())
                 .await?;
             let subject = [subject_status::Column::ProviderId, subject_status::Column::SubjectHash];
             // What makes a status idle is asked again of the row that is deleted: somebody may be disabling the subject.
             let statuses = subject_status::Entity::delete_many()
                 .filter(is_idle(ended))
                 .filter(Expr::tuple(subject.map(Expr::col)).in_subquery(idle_statuses(ended, limit)))
-                .exec(self.writer())
+                .exec(self.write())
                 .await?;
             Ok(uses.rows_affected + revocations.rows_affected + statuses.rows_affected)
         })
@@ -112,7 +112,7 @@ impl Store {
         if orphans.is_empty() {
             return Ok(0);
         }
-        Ok(Entity::delete_many().filter(Column::TrustId.is_in(orphans)).exec(self.writer()).await?.rows_affected)
+        Ok(Entity::delete_many().filter(Column::TrustId.is_in(orphans)).exec(self.write()).await?.rows_affected)
     }
 }
 

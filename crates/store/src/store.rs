@@ -35,6 +35,8 @@ const START_POSTGRES: Duration = Duration::from_secs(10);
 const ACQUIRE_SQLITE: Duration = Duration::from_secs(10);
 /// How long SQLite waits for a lock that another process holds.
 const BUSY_SQLITE: Duration = Duration::from_secs(5);
+/// How long after one try to open a new file that others are opening comes the next.
+const LOCKED_SQLITE: Duration = Duration::from_millis(10);
 /// How long an idle connection is used again without a test. No longer than a replica takes to notice an outage, so that what
 /// sat idle through one is replaced rather than handed to the first caller after it.
 const IDLE_UNTESTED: Duration = Duration::from_secs(1);
@@ -412,7 +414,13 @@ async fn open_sqlite(url: &str, connections: u32, read_only: bool) -> Result<Dat
         .map_sqlx_sqlite_before_acquire(|sqlite, _| Box::pin(async move { Ok(!sqlite.is_in_transaction()) }));
     // Of several processes that start together on a new file, one gives it its log, and the others do not wait for that: SQLite
     // tells them at once that it is locked, for each of them might hold what that one needs.
-    retry(async || Ok(Database::connect(options.clone()).await?)).await
+    let began = Instant::now();
+    loop {
+        match Database::connect(options.clone()).await.map_err(StoreError::from) {
+            Err(StoreError::Contended) if began.elapsed() < BUSY_SQLITE => sleep(LOCKED_SQLITE).await,
+            opened => return opened,
+        }
+    }
 }
 
 async fn open_postgres(url: &str, connections: u32, idle: &'static str) -> Result<DatabaseConnection, StoreError> {

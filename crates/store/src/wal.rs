@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::store::WeakStore;
 
-/// After how many writes the log is copied. Copying waits for the disk twice, so this is also how much more there is to wait for.
+/// After how many writes the log is copied. Each of them waits for the disk once, and each copying twice: a fifth more.
 const MANY: u32 = 10;
 /// How long after one copying the next one begins, at the earliest.
 const SHORTEST: Duration = Duration::from_millis(10);
-/// The same where there are fewer writes: these are large ones under load.
+/// The same where there are fewer writes than that: under load, when each is large.
 const LONGEST: Duration = Duration::from_millis(50);
-/// How often nothing is left uncopied, so that the log can begin anew: the writer has to wait for it.
+/// How often the writer's connection copies what is left, so that nothing is and the log can begin anew, unless somebody still reads
+/// from it. Whoever writes waits for that.
 const WHOLE: Duration = Duration::from_secs(1);
 
 /// What is written since the log was last copied.
@@ -116,6 +117,7 @@ mod tests {
         let (store, folder) = scratch().await;
         let id = uuid_v7(Timestamp::from_micros(7), &SystemEntropy);
         let main = folder.path().join("store.db");
+        // With the file SQLite's locks on it are closed, as POSIX has it. Nobody else opens this one.
         let is_there = || std::fs::read(&main).unwrap().windows(16).any(|bytes| bytes == id.as_bytes());
         assert!(!is_there());
         let row = revoked_credential::Model { id, until: 0 }.into_active_model();
