@@ -8,7 +8,7 @@
 //! this program can work with it), [`backup`] (copies of the embedded database), `wal` (its log).
 //!
 //! Nothing here decides who may do what. There is one way to each row, in SQL that both databases understand; what only one of
-//! them does, `at_once`, [`retention`] and the settings of connections say themselves.
+//! them does, `at_once`, [`retention`], `wal` and the settings of connections say themselves.
 
 mod at_once;
 pub mod backup;

@@ -94,7 +94,7 @@ struct Pools {
     events: OnceLock<mpsc::Sender<Event>>,
     /// Whether the last write that was tried met [`StoreError::Unwritable`].
     unwritable: AtomicBool,
-    /// SQLite's log.
+    /// What is written since its log was last copied: on SQLite.
     log: Option<Arc<Log>>,
     /// When trusts were last used, as far as it is not written: on SQLite.
     usages: Option<Arc<Usages>>,
